@@ -1,0 +1,111 @@
+"""Reads receipts and keys from JSON files: bare envelopes, receipts, or whole API answers."""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from oars_grpc.core.envelope import Envelope, envelope_from_json
+from oars_grpc.core.keys import KeyState, TrustedKey
+
+MAXIMUM_FILE_BYTES = 256 * 1024 * 1024
+
+
+def read_json(path: Path) -> Any:
+    """The JSON of a file.
+
+    Raises:
+        ValueError: unreadable, too large, or not JSON.
+    """
+    try:
+        if path.stat().st_size > MAXIMUM_FILE_BYTES:
+            raise ValueError(f"is larger than {MAXIMUM_FILE_BYTES} bytes")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(str(error.strerror)) from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+
+
+def envelopes(value: Any) -> Iterator[Envelope]:
+    """The envelopes in a value: an envelope, a receipt, a list of them, or an answer of the API.
+
+    Raises:
+        ValueError: there is something else where a receipt should be.
+    """
+    if isinstance(value, list):
+        for item in value:
+            yield from envelopes(item)
+    elif not isinstance(value, Mapping):
+        raise ValueError("is neither a receipt nor a list of receipts")
+    elif "payload" in value:
+        yield envelope_from_json(value)
+    else:
+        for name in ("envelope", "receipt", "receipts"):
+            if name in value:
+                yield from envelopes(value[name])
+                return
+        raise ValueError("holds no envelope, receipt or receipts")
+
+
+def trusted_keys(value: Any) -> tuple[TrustedKey, ...]:
+    """The keys of an answer of ListTrustedKeys, or of a bare list of its keys.
+
+    Raises:
+        ValueError: naming the key and member at fault.
+    """
+    listed = value.get("keys") if isinstance(value, Mapping) else value
+    if not isinstance(listed, list):
+        raise ValueError("holds no list of keys")
+    keys = []
+    for position, entry in enumerate(listed):
+        try:
+            keys.append(_key(entry))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"keys[{position}]: {error!r}") from error
+    return tuple(keys)
+
+
+def _key(entry: Mapping[str, Any]) -> TrustedKey:
+    if entry.get("algorithm", "ed25519") != "ed25519":
+        raise ValueError("algorithm is not ed25519")
+    try:
+        public_key = base64.b64decode(_member(entry, "publicKey"), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"publicKey is not base64: {error}") from error
+    state = _member(entry, "state").removeprefix("KEY_STATE_").lower()
+    valid_from = _moment(entry, "validFrom")
+    if valid_from is None:
+        raise ValueError("validFrom is missing")
+    return TrustedKey(
+        key_id=_member(entry, "keyId"),
+        tenant_id=_member(entry, "tenantId"),
+        public_key=public_key,
+        state=KeyState(state),
+        valid_from=valid_from,
+        valid_until=_moment(entry, "validUntil"),
+        revoked_at=_moment(entry, "revokedAt"),
+        revocation_reason=entry.get("revocationReason", ""),
+    )
+
+
+def _member(entry: Mapping[str, Any], name: str) -> str:
+    snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
+    value = entry.get(name, entry.get(snake))
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is missing")
+    return value
+
+
+def _moment(entry: Mapping[str, Any], name: str) -> datetime | None:
+    snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
+    text = entry.get(name, entry.get(snake))
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{name} has no time zone")
+    return moment

@@ -1,0 +1,131 @@
+"""What policy said about an action, and why: the record that receipts and answers are made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from oars_grpc.core.action import ActionRequest
+from oars_grpc.core.evaluation import Evaluation, RuleOutcome, evaluate
+from oars_grpc.core.facts import action_facts
+from oars_grpc.core.policy import Effect
+from oars_grpc.core.policy_document import CompiledPolicy
+from oars_grpc.core.risk import (
+    OperationClass,
+    RiskAssessment,
+    RiskConfig,
+    RiskSignal,
+    RiskTier,
+    assess_risk,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyReference:
+    """Which document decided."""
+
+    policy_id: str
+    version: int
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Restricted canonical JSON."""
+        return {"policyId": self.policy_id, "version": self.version, "digest": self.digest}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A policy decision with everything that went into it."""
+
+    policy: PolicyReference
+    evaluation: Evaluation
+    risk: RiskAssessment
+
+    @property
+    def effect(self) -> Effect:
+        """What policy said."""
+        return self.evaluation.effect
+
+
+def decide(
+    request: ActionRequest,
+    reference: PolicyReference,
+    policy: CompiledPolicy,
+    risk_config: RiskConfig,
+    now: datetime,
+) -> Decision:
+    """Assess the risk, evaluate the policy. Pure; never raises for what a request may hold."""
+    risk = assess_risk(request, risk_config)
+    return Decision(reference, evaluate(policy, action_facts(request, risk, now)), risk)
+
+
+def decision_to_json(decision: Decision) -> dict[str, Any]:
+    """Restricted canonical JSON: what receipts carry and storage keeps."""
+    evaluation, risk = decision.evaluation, decision.risk
+    return {
+        "policy": decision.policy.to_json(),
+        "effect": evaluation.effect.value,
+        "rules": [_rule_to_json(rule) for rule in evaluation.matched],
+        "skippedRules": [_rule_to_json(rule) for rule in evaluation.skipped],
+        "decidingRules": list(evaluation.deciding),
+        "missingFacts": list(evaluation.missing_facts),
+        "facts": [{"name": name, "value": value} for name, value in evaluation.facts_read],
+        "defaultDeny": evaluation.default_deny,
+        "explanation": evaluation.explanation,
+        "risk": {
+            "score": risk.score,
+            "tier": risk.tier.value,
+            "operationClass": risk.operation_class.value,
+            "signals": [
+                {"name": signal.name, "weight": signal.weight, "detail": signal.detail}
+                for signal in risk.signals
+            ],
+        },
+    }
+
+
+def decision_from_json(value: Mapping[str, Any]) -> Decision:
+    """The inverse of `decision_to_json`."""
+    policy, risk = value["policy"], value["risk"]
+    return Decision(
+        policy=PolicyReference(policy["policyId"], policy["version"], policy["digest"]),
+        evaluation=Evaluation(
+            effect=Effect(value["effect"]),
+            matched=tuple(_rule_from_json(rule) for rule in value["rules"]),
+            skipped=tuple(_rule_from_json(rule) for rule in value["skippedRules"]),
+            deciding=tuple(value["decidingRules"]),
+            missing_facts=tuple(value["missingFacts"]),
+            facts_read=tuple((fact["name"], fact["value"]) for fact in value["facts"]),
+            default_deny=value["defaultDeny"],
+            explanation=value["explanation"],
+        ),
+        risk=RiskAssessment(
+            score=risk["score"],
+            tier=RiskTier(risk["tier"]),
+            operation_class=OperationClass(risk["operationClass"]),
+            signals=tuple(
+                RiskSignal(signal["name"], signal["weight"], signal["detail"])
+                for signal in risk["signals"]
+            ),
+        ),
+    )
+
+
+def _rule_to_json(rule: RuleOutcome) -> dict[str, Any]:
+    return {
+        "ruleId": rule.rule_id,
+        "effect": rule.effect.value,
+        "indeterminate": rule.indeterminate,
+        "missingFacts": list(rule.missing),
+        "reason": rule.reason,
+    }
+
+
+def _rule_from_json(value: Mapping[str, Any]) -> RuleOutcome:
+    return RuleOutcome(
+        rule_id=value["ruleId"],
+        effect=Effect(value["effect"]),
+        indeterminate=value["indeterminate"],
+        missing=tuple(value["missingFacts"]),
+        reason=value["reason"],
+    )

@@ -1,0 +1,270 @@
+"""The facts of an action that policy rules may ask about, by dotted name.
+
+A fact that the action lacks is missing, never an empty value, so that a rule asking about it is
+indeterminate rather than silently false (design §2 promise 3). Stating nothing and stating that
+there is none differ: `context.data_types` is missing for None and an empty list for ().
+
+Names, targets and environments come twice: as sent (`resource.operation`) and folded
+(`folded.operation`), the form in which match fields compare. A condition that is to hold whatever
+the caller's spelling asks for the folded one.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import chain
+from typing import Any
+
+from oars_grpc.core.action import ActionRequest
+from oars_grpc.core.canonical import canonical_json, sha256_hex
+from oars_grpc.core.risk import RiskAssessment
+
+
+class FactType(StrEnum):
+    """What kind of value a fact has; conditions are type-checked against it."""
+
+    STRING = "string"
+    INT = "int"
+    DOUBLE = "double"
+    STRINGS = "list(string)"
+    STRING_MAP = "map(string, string)"
+    TIMESTAMP = "timestamp"
+    JSON = "json"
+
+
+FACT_TYPES: Mapping[str, FactType] = {
+    "resource.tool_id": FactType.STRING,
+    "resource.operation": FactType.STRING,
+    "resource.target": FactType.STRING,
+    "context.environment": FactType.STRING,
+    "context.data_types": FactType.STRINGS,
+    "context.attributes": FactType.STRING_MAP,
+    "folded.tool_id": FactType.STRING,
+    "folded.operation": FactType.STRING,
+    "folded.target": FactType.STRING,
+    "folded.environment": FactType.STRING,
+    "folded.data_types": FactType.STRINGS,
+    "agent.id": FactType.STRING,
+    "user.id": FactType.STRING,
+    "caller.subject": FactType.STRING,
+    "caller.role": FactType.STRING,
+    "caller.service_account_id": FactType.STRING,
+    "caller.attributes": FactType.STRING_MAP,
+    "delegation.chain": FactType.STRINGS,
+    "delegation.depth": FactType.INT,
+    "input": FactType.JSON,
+    "input_size_bytes": FactType.INT,
+    "risk.score": FactType.INT,
+    "risk.tier": FactType.STRING,
+    "risk.operation_class": FactType.STRING,
+    "evidence.coherence": FactType.DOUBLE,
+    "evidence.support": FactType.DOUBLE,
+    "evidence.conflict": FactType.DOUBLE,
+    "evidence.novelty": FactType.DOUBLE,
+    "time.hour_utc": FactType.INT,
+    "time.weekday": FactType.INT,
+    "time.now": FactType.TIMESTAMP,
+}
+
+# Facts whose parts count as facts of their own: `context.attributes.team`, `input.amount`.
+ATTRIBUTE_FACTS = frozenset({"context.attributes", "caller.attributes"})
+INPUT = "input"
+
+# The evaluator recurses natively over values: some 20,000 levels overflow the stack and kill the
+# process. Requests are limited well below this; here is the last line.
+MAX_INPUT_DEPTH = 64
+# One unit is one JSON value or 16 bytes of text: the measure that bounds a condition's work.
+MAX_UNITS = 65_536
+
+# Characters that show nothing and are not of category Cf (Unicode DerivedCoreProperties,
+# Default_Ignorable_Code_Point): fillers, joiners and variation selectors.
+_INVISIBLE = frozenset(
+    map(chr, chain([0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0], range(0x180B, 0x1810)))
+) | frozenset(map(chr, chain(range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))))
+
+
+def visible(text: str) -> str:
+    """The text in NFKC without control, format and other invisible characters."""
+    return "".join(
+        character
+        for character in unicodedata.normalize("NFKC", text)
+        if unicodedata.category(character) not in {"Cc", "Cf"} and character not in _INVISIBLE
+    )
+
+
+def fold(text: str) -> str:
+    """The form in which names compare: NFKC, caseless, without invisible characters."""
+    if text.isascii() and text.isprintable():
+        return text.lower()
+    return visible(visible(text).casefold())
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The declared fact and the key of a name: `context.attributes.a.b` has key `a.b`."""
+    for fact in ATTRIBUTE_FACTS:
+        if name.startswith(f"{fact}."):
+            return fact, name.removeprefix(f"{fact}.")
+    return name, ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The present facts by name; a name that is not in `values` is missing.
+
+    `input_units` and `other_units` measure the data (see `MAX_UNITS`); `withheld` says why
+    the input is not among the facts, empty when it is or when there was none to give.
+    """
+
+    values: Mapping[str, Any]
+    input_units: int = 0
+    other_units: int = 0
+    withheld: str = ""
+    input_digest: str = ""
+
+    def get(self, name: str) -> Any:
+        """The fact's value, or None when it is missing."""
+        return self.values.get(name)
+
+    def lookup(self, name: str, path: tuple[str, ...]) -> bool:
+        """Whether the fact, and the member of it at `path`, is present."""
+        value = self.values.get(name)
+        for step in path:
+            if not isinstance(value, Mapping) or step not in value:
+                return False
+            value = value[step]
+        return name in self.values
+
+    def has(self, name: str) -> bool:
+        """Whether the fact of this name, an attribute's included, is present."""
+        root, key = split_name(name)
+        return root in self.values and (not key or key in self.values[root])
+
+    def without(self, *names: str) -> "Facts":
+        """The same facts with some of them missing."""
+        kept = {name: value for name, value in self.values.items() if name not in names}
+        return replace(self, values=kept)
+
+    def text(self, name: str) -> str:
+        """The value as a receipt shows it.
+
+        The input appears as its digest only: receipts are kept for years and read by many.
+        """
+        root, key = split_name(name)
+        value = self.values[root]
+        if key:
+            return str(value[key])
+        if root == INPUT:
+            return f"sha256:{self.input_digest}"
+        if isinstance(value, str):
+            return value
+        if isinstance(value, datetime):
+            return value.isoformat().replace("+00:00", "Z")
+        if isinstance(value, list | dict):
+            return canonical_json(value).decode()
+        return str(value)
+
+
+def action_facts(
+    request: ActionRequest,
+    risk: RiskAssessment | None,
+    now: datetime,
+    evidence: Mapping[str, float] | None = None,
+    *,
+    input_bytes: bytes | None = None,
+) -> Facts:
+    """The facts of an action at a moment.
+
+    `input_bytes` spares a second canonical encoding to a caller that has made one.
+
+    Raises:
+        ValueError: `now` has no time zone, or `evidence` has an unknown name or a value outside
+            [0, 1].
+    """
+    if now.tzinfo is None:
+        raise ValueError("now must carry a time zone")
+    now = now.astimezone(UTC)
+    encoded = request.input_bytes() if input_bytes is None else input_bytes
+    resource, context, caller = request.resource, request.context, request.caller
+    data_types = None if context.data_types is None else list(context.data_types)
+    values: dict[str, Any] = {
+        "resource.tool_id": resource.tool_id or None,
+        "resource.operation": resource.operation or None,
+        "resource.target": resource.target or None,
+        "context.environment": context.environment or None,
+        "context.data_types": data_types,
+        "context.attributes": dict(context.attributes),
+        "folded.tool_id": fold(resource.tool_id) or None,
+        "folded.operation": fold(resource.operation) or None,
+        "folded.target": fold(resource.target) or None,
+        "folded.environment": fold(context.environment) or None,
+        "folded.data_types": None if data_types is None else [fold(t) for t in data_types],
+        "agent.id": request.agent_id or None,
+        "user.id": request.user_id or None,
+        "caller.subject": caller.subject or None,
+        "caller.role": caller.role.value,
+        "caller.service_account_id": caller.service_account_id or None,
+        "caller.attributes": dict(caller.attributes),
+        "delegation.chain": list(request.delegation_chain),
+        "delegation.depth": len(request.delegation_chain),
+        "input_size_bytes": len(encoded),
+        "time.hour_utc": now.hour,
+        "time.weekday": now.isoweekday(),
+        "time.now": now,
+    }
+    if risk is not None:
+        values["risk.score"] = risk.score
+        values["risk.tier"] = risk.tier.value
+        values["risk.operation_class"] = risk.operation_class.value
+    values.update(_evidence_facts(evidence or {}))
+    present = {name: value for name, value in values.items() if value is not None}
+    other_units = _units(present.values(), MAX_UNITS)[0]
+    input_units, depth = _units((request.input,), MAX_UNITS)
+    withheld = ""
+    if input_units > MAX_UNITS:
+        withheld = "the input is too large for conditions"
+    elif depth > MAX_INPUT_DEPTH:
+        withheld = "the input is nested too deeply for conditions"
+    else:
+        present[INPUT] = request.input
+    return Facts(present, input_units, other_units, withheld, sha256_hex(encoded))
+
+
+def _evidence_facts(evidence: Mapping[str, float]) -> dict[str, float]:
+    facts = {}
+    for name, value in evidence.items():
+        fact = f"evidence.{name}"
+        if fact not in FACT_TYPES:
+            raise ValueError(f"unknown evidence {name!r}")
+        if not 0.0 <= value <= 1.0:  # also refuses NaN
+            raise ValueError(f"{fact} must be in [0, 1]")
+        facts[fact] = float(value)
+    return facts
+
+
+def _units(values: Iterable[Any], limit: int) -> tuple[int, int]:
+    """Units and nesting depth of JSON values, counted no further than one past the limit."""
+    units, depth = 0, 0
+    pending = [iter(values)]
+    while pending:
+        depth = max(depth, len(pending))
+        if depth > MAX_INPUT_DEPTH:
+            return units, depth
+        for value in pending[-1]:
+            units += 1
+            if units > limit:
+                return units, depth
+            if isinstance(value, str):
+                # At most four bytes of UTF-8 a character.
+                units += len(value) // (16 if value.isascii() else 4)
+            elif isinstance(value, Mapping):
+                units += sum(len(key) for key in value) // 4
+                pending.append(iter(value.values()))
+                break
+            elif isinstance(value, list | tuple):
+                pending.append(iter(value))
+                break
+        else:
+            pending.pop()
+    return units, depth

@@ -1,0 +1,45 @@
+"""Identifiers: a prefix, an underscore and a UUIDv7 in 26 characters of Crockford base 32.
+
+    act_ 01j9z3k8v5 m0q2r4t6w8 y0abcd      sortable by creation time, lower case, parsed strictly
+
+128 bits fill 26 characters of 5 bits but for the top two, so the first character is at most `7`.
+"""
+
+import re
+from uuid import UUID
+
+from oars_grpc.errors import InvalidArgument
+
+ACTION = "act"
+APPROVAL = "apr"
+POLICY = "pol"
+RECEIPT = "rcpt"
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_VALUE = {character: value for value, character in enumerate(_ALPHABET)}
+_BODY = re.compile(rf"[0-7][{_ALPHABET}]{{25}}")
+
+
+def format_id(prefix: str, uuid: UUID) -> str:
+    """The id of a UUIDv7."""
+    value = uuid.int
+    digits = [_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5)]
+    return f"{prefix}_{''.join(digits)}"
+
+
+def parse_id(prefix: str, text: str, field: str) -> str:
+    """Return `text` if it is an id that `format_id` could have written.
+
+    Raises:
+        InvalidArgument: naming `field`.
+    """
+    head, _, body = text.partition("_")
+    if head == prefix and _BODY.fullmatch(body):
+        value = 0
+        for character in body:
+            value = value << 5 | _VALUE[character]
+        uuid = UUID(int=value)
+        if uuid.version == 7:  # implies the RFC 9562 variant
+            return text
+    problem = "is required" if not text else f"must be {prefix}_ and 26 characters of a UUIDv7"
+    raise InvalidArgument.of(field, problem)

@@ -1,0 +1,122 @@
+"""Signing keys: Ed25519 per tenant, with windows, and private keys encrypted at rest."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from oars_grpc.core.canonical import sha256_hex
+from oars_grpc.errors import ConfigurationError
+
+ALGORITHM = "ed25519"
+NONCE_BYTES = 12
+SEED_BYTES = 32
+
+
+class KeyState(StrEnum):
+    """Where a key stands."""
+
+    ACTIVE = "active"
+    RETIRED = "retired"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """A public key and the window [valid_from, valid_until) in which its signatures count."""
+
+    key_id: str
+    tenant_id: str
+    public_key: bytes
+    state: KeyState
+    valid_from: datetime
+    valid_until: datetime | None = None
+    revoked_at: datetime | None = None
+    revocation_reason: str = ""
+
+    def refusal_at(self, moment: datetime) -> str | None:
+        """Why a signature made at `moment` does not count; None if it does.
+
+        The moment is the signer's own claim. Whoever holds a revoked key can claim any time, so
+        nothing that a revoked key signed is trusted on the key's word alone.
+        """
+        if self.state is KeyState.REVOKED:
+            when = f" at {self.revoked_at.isoformat()}" if self.revoked_at else ""
+            return f"key {self.key_id} was revoked{when}"
+        if moment < self.valid_from:
+            return f"key {self.key_id} was not yet valid at {moment.isoformat()}"
+        if self.valid_until is not None and moment >= self.valid_until:
+            return f"key {self.key_id} was no longer valid at {moment.isoformat()}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key as stored: the public half, and the private seed encrypted (nonce first)."""
+
+    trusted: TrustedKey
+    encrypted_seed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key ready to sign."""
+
+    key_id: str
+    private_key: Ed25519PrivateKey
+
+    def sign(self, data: bytes) -> bytes:
+        """Ed25519 signature, 64 bytes."""
+        return self.private_key.sign(data)
+
+
+def key_id_of(public_key: bytes) -> str:
+    """First 16 hex digits of SHA-256 over the DER SubjectPublicKeyInfo."""
+    return sha256_hex(public_key)[:16]
+
+
+def signing_key(seed: bytes) -> tuple[SigningKey, bytes]:
+    """The key of a 32-byte seed (RFC 8032) and its DER SubjectPublicKeyInfo."""
+    private_key = Ed25519PrivateKey.from_private_bytes(seed)
+    public = private_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return SigningKey(key_id_of(public), private_key), public
+
+
+def _associated_data(tenant_id: str, key_id: str) -> bytes:
+    return f"oars signing key {tenant_id} {key_id}".encode()
+
+
+def encrypt_seed(
+    key_encryption_key: bytes, tenant_id: str, key_id: str, seed: bytes, nonce: bytes
+) -> bytes:
+    """AES-256-GCM of the seed, bound to its tenant and key id; the nonce comes first."""
+    aead = AESGCM(key_encryption_key)
+    return nonce + aead.encrypt(nonce, seed, _associated_data(tenant_id, key_id))
+
+
+def decrypt_signing_key(key_encryption_key: bytes, stored: StoredKey) -> SigningKey:
+    """The private key of a stored one.
+
+    Raises:
+        ConfigurationError: the key-encryption key is not the one it was encrypted under, or the
+            stored bytes were moved from another tenant or key, or changed.
+    """
+    tenant_id, key_id = stored.trusted.tenant_id, stored.trusted.key_id
+    nonce, sealed = stored.encrypted_seed[:NONCE_BYTES], stored.encrypted_seed[NONCE_BYTES:]
+    try:
+        seed = AESGCM(key_encryption_key).decrypt(
+            nonce, sealed, _associated_data(tenant_id, key_id)
+        )
+    except (InvalidTag, ValueError) as error:
+        raise ConfigurationError(
+            f"signing key {key_id} of tenant {tenant_id} does not decrypt: "
+            "is OARS_KEY_ENCRYPTION_KEY_FILE the file it was created under?"
+        ) from error
+    key, public = signing_key(seed)
+    if public != stored.trusted.public_key:
+        raise ConfigurationError(f"signing key {key_id} of tenant {tenant_id} is not its own")
+    return key

@@ -1,0 +1,63 @@
+"""Page tokens: opaque, tamper-evident, good only for the listing that issued them.
+
+base64url( HMAC-SHA-256(secret, listing || 0x00 || cursor)[:16] || cursor )
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+
+from oars_grpc.errors import InvalidArgument
+
+_TAG_BYTES = 16
+DEFAULT_PAGE_SIZE = 50
+MAXIMUM_PAGE_SIZE = 200
+
+
+def page_limit(page_size: int) -> int:
+    """The number of items to read for a requested page size.
+
+    Raises:
+        InvalidArgument: negative or over the maximum.
+    """
+    if not 0 <= page_size <= MAXIMUM_PAGE_SIZE:
+        raise InvalidArgument.of("page_size", f"must be from 0 to {MAXIMUM_PAGE_SIZE}")
+    return page_size or DEFAULT_PAGE_SIZE
+
+
+class PageTokens:
+    """Issues and reads tokens under a secret that all replicas share."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def issue(self, listing: str, cursor: str) -> str:
+        """The token that continues `listing` (rpc, tenant and filter) after `cursor`."""
+        body = cursor.encode()
+        return base64.urlsafe_b64encode(self._tag(listing, body) + body).decode().rstrip("=")
+
+    def read(self, listing: str, token: str) -> str:
+        """The cursor of a token; the empty token starts at the beginning.
+
+        Raises:
+            InvalidArgument: not a token of this listing.
+        """
+        if not token:
+            return ""
+        try:
+            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise self._refused() from error
+        tag, body = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
+        if not hmac.compare_digest(tag, self._tag(listing, body)):
+            raise self._refused()
+        return body.decode()
+
+    def _tag(self, listing: str, body: bytes) -> bytes:
+        message = listing.encode() + b"\x00" + body
+        return hmac.new(self._secret, message, hashlib.sha256).digest()[:_TAG_BYTES]
+
+    @staticmethod
+    def _refused() -> InvalidArgument:
+        return InvalidArgument.of("page_token", "is not a token of this list and filter")

@@ -1,0 +1,169 @@
+"""What the use cases need of the world; `oars_grpc.storage` and `oars_grpc.system` provide it.
+
+All methods of a store raise `Unavailable` when the database is out of reach, and retry what may be
+retried themselves. Nothing that returned normally from a write is lost by a later crash.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from oars_grpc.core.approval import Approval
+from oars_grpc.core.call import IdempotencyScope, StoredOutcome
+from oars_grpc.core.keys import StoredKey, TrustedKey
+from oars_grpc.core.stored import (
+    ActionFilter,
+    ApprovalFilter,
+    Basis,
+    Change,
+    CommitResult,
+    DueAction,
+    ReceiptFilter,
+    StoredAction,
+    StoredPolicy,
+    StoredReceipt,
+)
+from oars_grpc.core.tenant import Tenant
+
+Result = TypeVar("Result")
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def now(self) -> datetime:
+        """The time in UTC."""
+
+
+class Chance(Protocol):
+    """Makes what nobody may guess or repeat."""
+
+    def new_id(self, prefix: str) -> str:
+        """A new id with the prefix; later ids of one process sort later."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """Bytes from the operating system's generator."""
+
+
+class Ledger(Protocol):
+    """Actions, approvals and receipts: what is committed together."""
+
+    def basis(self, tenant_id: str, scope: IdempotencyScope | None) -> Basis:
+        """What a decision in the tenant rests on, with any outcome stored under the scope.
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+
+    def commit(self, changes: Sequence[Change]) -> Sequence[CommitResult]:
+        """Commit changes, each wholly or not at all, in one transaction; one result for each.
+
+        Leaf indices of a tenant are given out without gaps in the order of commit.
+        """
+
+    def find_action(self, tenant_ids: Sequence[str], action_id: str) -> StoredAction | None:
+        """The action, if it belongs to one of the tenants."""
+
+    def find_approval(self, tenant_ids: Sequence[str], approval_id: str) -> Approval | None:
+        """The approval, if it belongs to one of the tenants."""
+
+    def list_actions(
+        self, tenant_id: str, which: ActionFilter, before: str, limit: int
+    ) -> Sequence[StoredAction]:
+        """Actions with ids below `before` (empty: from the newest), newest first."""
+
+    def list_approvals(
+        self, tenant_id: str, which: ApprovalFilter, before: str, limit: int
+    ) -> Sequence[Approval]:
+        """Approvals with ids below `before` (empty: from the newest), newest first."""
+
+
+class ReceiptStore(Protocol):
+    """Reads receipts and the keys that signed them."""
+
+    def find_receipt(self, tenant_ids: Sequence[str], receipt_id: str) -> StoredReceipt | None:
+        """The receipt, if it belongs to one of the tenants."""
+
+    def find_in_chain(self, tenant_id: str, action_id: str, sequence: int) -> StoredReceipt | None:
+        """The receipt at a place in an action's chain."""
+
+    def list_receipts(
+        self, tenant_id: str, which: ReceiptFilter, after: int, limit: int
+    ) -> Sequence[StoredReceipt]:
+        """Receipts with leaf indices above `after` (-1: from the first), in log order."""
+
+    def list_keys(self, tenant_id: str) -> Sequence[TrustedKey] | None:
+        """All keys that the tenant ever had, oldest first; None if there is no such tenant."""
+
+
+class Registry(Protocol):
+    """One transaction on what administrators keep. Reads see what it has written."""
+
+    def outcome(self, scope: IdempotencyScope) -> StoredOutcome | None:
+        """The outcome stored under an idempotency key."""
+
+    def record_outcome(self, outcome: StoredOutcome) -> None:
+        """Store the outcome; a concurrent one makes the whole transaction run again."""
+
+    def lock_tenant(self, tenant_id: str) -> Tenant | None:
+        """The tenant, locked against other registry transactions until the end."""
+
+    def insert_tenant(self, tenant: Tenant) -> bool:
+        """Create the tenant and its empty log; False if the id is taken."""
+
+    def update_tenant(self, tenant: Tenant) -> None:
+        """Replace name, settings and version."""
+
+    def insert_key(self, key: StoredKey) -> None:
+        """Add a signing key."""
+
+    def update_key(self, key: TrustedKey) -> None:
+        """Replace state, end of window and revocation."""
+
+    def keys(self, tenant_id: str) -> Sequence[TrustedKey]:
+        """All keys, oldest first."""
+
+    def insert_policy(self, policy: StoredPolicy) -> StoredPolicy:
+        """Add a policy; the tenant's next version number is filled in."""
+
+    def policy(self, tenant_id: str, policy_id: str) -> StoredPolicy | None:
+        """The policy with its state."""
+
+    def publications(self, tenant_id: str, limit: int) -> Sequence[str]:
+        """Ids of the policies published last, the current one first."""
+
+    def publish(self, tenant_id: str, policy_id: str, by: str, at: datetime) -> None:
+        """Make the policy the tenant's published one."""
+
+
+class RegistryStore(Protocol):
+    """Opens registry transactions, and reads without one."""
+
+    def run(self, tenant_id: str, work: Callable[[Registry], Result]) -> Result:
+        """Run `work` in a transaction and commit; again from the start where it collided."""
+
+    def find_tenant(self, tenant_id: str) -> Tenant | None:
+        """The tenant."""
+
+    def list_tenants(
+        self, tenant_ids: Sequence[str] | None, after: str, limit: int
+    ) -> Sequence[Tenant]:
+        """Tenants (None: all) with ids above `after`, by id."""
+
+    def find_policy(self, tenant_ids: Sequence[str], policy_id: str) -> StoredPolicy | None:
+        """The policy, if it belongs to one of the tenants."""
+
+    def list_policies(
+        self, tenant_id: str, before_version: int, limit: int
+    ) -> Sequence[StoredPolicy]:
+        """Policies with versions below `before_version` (0: from the newest), newest first."""
+
+
+class UpkeepStore(Protocol):
+    """Finds what is due in all tenants; several replicas may ask at once."""
+
+    def due_actions(self, now: datetime, limit: int) -> Sequence[DueAction]:
+        """Actions whose permit or wait ended before `now`."""
+
+    def purge_outcomes(self, now: datetime, limit: int) -> int:
+        """Forget idempotency outcomes that expired before `now`; how many were removed."""

@@ -1,0 +1,199 @@
+"""Receipts: one signed in-toto Statement v1 for each fact about an action.
+
+Payload, canonical JSON (RFC 8785); the order of members is the alphabet's:
+
+    {"_type": "https://in-toto.io/Statement/v1",
+     "predicate": {"actionId", "type", "sequence", "previousReceiptDigest", "recordedAt",
+                   "caller", "agentId", …                       who and what, in every receipt
+                   "decision" | "approval" | "outcome" | …      what this receipt is about},
+     "predicateType": "urn:oars:receipt:action:v1",
+     "subject": [{"digest": {"sha256": <action digest>}, "name": <action id>}]}
+
+`proto/README.md` specifies every member. The profile is restricted: ASCII member names, no floats.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from oars_grpc.core.action import Action
+from oars_grpc.core.canonical import canonical_json, statement_json
+from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope, sign_payload
+from oars_grpc.core.identity import Principal
+from oars_grpc.core.keys import SigningKey
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:oars:receipt:action:v1"
+APPROVAL_DECIDED = "action.approval_decided"
+SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt: the envelope is the truth, the rest is read from its payload."""
+
+    receipt_id: str
+    tenant_id: str
+    action_id: str
+    type: str
+    sequence: int
+    previous_receipt_digest: str
+    recorded_at: datetime
+    envelope: Envelope
+
+    @property
+    def key_id(self) -> str:
+        """The key named in the envelope; empty where there is no signature."""
+        return self.envelope.signatures[0].keyid if self.envelope.signatures else ""
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with six decimals."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str) -> datetime:
+    """The inverse of `format_time`; refuses every other spelling.
+
+    Raises:
+        ValueError: not written as `format_time` writes.
+    """
+    moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    if format_time(moment) != text:
+        raise ValueError(f"{text!r} is not RFC 3339 UTC with six decimals")
+    return moment
+
+
+def caller_json(caller: Principal) -> dict[str, str]:
+    """The verified identity as receipts name it."""
+    return {
+        "subject": caller.subject,
+        "fingerprintSha256": caller.fingerprint_sha256,
+        "role": caller.role.value,
+        "serviceAccountId": caller.service_account_id,
+    }
+
+
+def write_receipt(
+    *,
+    receipt_id: str,
+    action: Action,
+    type_: str,
+    detail: Mapping[str, Any],
+    now: datetime,
+    key: SigningKey,
+) -> Receipt:
+    """Compose and sign the receipt that follows the action's last one.
+
+    `detail` holds what this receipt is about, in the restricted profile.
+    """
+    request, resource, context = action.request, action.request.resource, action.request.context
+    sequence = action.last_sequence + 1
+    predicate = {
+        "receiptId": receipt_id,
+        "tenantId": request.tenant_id,
+        "actionId": action.action_id,
+        "type": type_,
+        "sequence": sequence,
+        "previousReceiptDigest": action.last_receipt_digest,
+        "recordedAt": format_time(now),
+        "caller": caller_json(request.caller),
+        "agentId": request.agent_id,
+        "userId": request.user_id,
+        "delegationChain": list(request.delegation_chain),
+        "resource": {
+            "toolId": resource.tool_id,
+            "operation": resource.operation,
+            "target": resource.target,
+        },
+        "context": {
+            "environment": context.environment,
+            "dataTypes": None if context.data_types is None else list(context.data_types),
+            "attributes": [
+                {"name": name, "value": value} for name, value in sorted(context.attributes.items())
+            ],
+        },
+        "execution": request.execution.value,
+        "inputDigest": action.input_digest,
+        **detail,
+    }
+    payload = statement_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": action.action_id, "digest": {"sha256": action.action_digest}}],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": predicate,
+        }
+    )
+    return Receipt(
+        receipt_id=receipt_id,
+        tenant_id=request.tenant_id,
+        action_id=action.action_id,
+        type=type_,
+        sequence=sequence,
+        previous_receipt_digest=action.last_receipt_digest,
+        recorded_at=now,
+        envelope=sign_payload(payload, key),
+    )
+
+
+def parse_receipt(envelope: Envelope) -> Receipt:
+    """Read the view out of an envelope, strictly.
+
+    Raises:
+        ValueError: the payload is not a receipt that OARS would have written.
+    """
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise ValueError(f"payloadType is not {PAYLOAD_TYPE}")
+    statement = parse_statement(envelope.payload)
+    predicate = statement["predicate"]
+    texts = ("receiptId", "tenantId", "actionId", "type", "previousReceiptDigest", "recordedAt")
+    for name in texts:
+        if not isinstance(predicate.get(name), str):
+            raise ValueError(f"predicate.{name} is not text")
+    sequence = predicate.get("sequence")
+    if not isinstance(sequence, int) or isinstance(sequence, bool) or sequence < 1:
+        raise ValueError("predicate.sequence is not a positive integer")
+    if (sequence == 1) != (predicate["previousReceiptDigest"] == ""):
+        raise ValueError("only the first receipt of a chain has no previousReceiptDigest")
+    if statement["subject"][0].get("name") != predicate["actionId"]:
+        raise ValueError("subject does not name predicate.actionId")
+    return Receipt(
+        receipt_id=predicate["receiptId"],
+        tenant_id=predicate["tenantId"],
+        action_id=predicate["actionId"],
+        type=predicate["type"],
+        sequence=sequence,
+        previous_receipt_digest=predicate["previousReceiptDigest"],
+        recorded_at=parse_time(predicate["recordedAt"]),
+        envelope=envelope,
+    )
+
+
+def parse_statement(payload: bytes) -> dict[str, Any]:
+    """An in-toto Statement v1 with our predicate, in canonical form.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        statement = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"payload is not JSON: {error}") from error
+    if not isinstance(statement, dict):
+        raise ValueError("payload is not a JSON object")
+    if canonical_json(statement) != payload:
+        raise ValueError("payload is not canonical JSON (RFC 8785)")
+    if statement.get("_type") != STATEMENT_TYPE:
+        raise ValueError(f"_type is not {STATEMENT_TYPE}")
+    if statement.get("predicateType") != PREDICATE_TYPE:
+        raise ValueError(f"predicateType is not {PREDICATE_TYPE}")
+    if not isinstance(statement.get("predicate"), dict):
+        raise ValueError("predicate is not an object")
+    subject = statement.get("subject")
+    if not isinstance(subject, list) or len(subject) != 1 or not isinstance(subject[0], dict):
+        raise ValueError("subject is not a list of one")
+    return statement

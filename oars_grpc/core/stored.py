@@ -1,0 +1,134 @@
+"""What storage keeps around the core values, and the unit in which it commits."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from oars_grpc.core.action import Action, ActionState
+from oars_grpc.core.approval import Approval, ApprovalState
+from oars_grpc.core.call import StoredOutcome
+from oars_grpc.core.decision import Decision, PolicyReference
+from oars_grpc.core.keys import StoredKey
+from oars_grpc.core.policy import PolicyDocument
+from oars_grpc.core.receipt import Receipt
+from oars_grpc.core.tenant import Tenant
+
+
+class PolicyState(StrEnum):
+    """Where a policy stands; derived from the publications, never stored."""
+
+    DRAFT = "draft"
+    PUBLISHED = "published"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """A policy document with its place among the tenant's."""
+
+    policy_id: str
+    tenant_id: str
+    version: int
+    digest: str
+    document: PolicyDocument
+    created_at: datetime
+    created_by: str
+    state: PolicyState = PolicyState.DRAFT
+
+    def reference(self) -> PolicyReference:
+        """How decisions and receipts name it."""
+        return PolicyReference(self.policy_id, self.version, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAction:
+    """An action with the decision made when it was submitted."""
+
+    action: Action
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReceipt:
+    """A receipt at its place in the tenant's log."""
+
+    leaf_index: int
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a decision about an action of a tenant rests on, read in one snapshot."""
+
+    tenant: Tenant
+    policy: StoredPolicy
+    signing_key: StoredKey
+    outcome: StoredOutcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Everything that one call writes about one action: all of it commits, or nothing.
+
+    `expected_action_version` 0 creates the action; otherwise the stored version must be that one.
+    The same holds for the approval.
+    """
+
+    stored: StoredAction
+    expected_action_version: int
+    receipts: tuple[Receipt, ...]
+    approval: Approval | None = None
+    expected_approval_version: int = 0
+    outcome: StoredOutcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The change is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Another call under the same idempotency key committed first; nothing of this one did."""
+
+    outcome: StoredOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The stored action or approval is no longer at the expected version; nothing was written."""
+
+
+CommitResult = Committed | Replayed | Superseded
+
+
+@dataclass(frozen=True, slots=True)
+class ActionFilter:
+    """Which actions to list; empty fields do not restrict."""
+
+    state: ActionState | None = None
+    agent_id: str = ""
+    caller_subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalFilter:
+    """Which approvals to list."""
+
+    state: ApprovalState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptFilter:
+    """Which receipts to list; empty fields do not restrict."""
+
+    action_id: str = ""
+    type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DueAction:
+    """An action whose permit or wait is over."""
+
+    tenant_id: str
+    action_id: str

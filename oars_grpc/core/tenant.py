@@ -1,0 +1,34 @@
+"""Tenants: the walls between customers, and what each may set."""
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from oars_grpc.core.risk import RiskConfig
+
+TENANT_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+DEFAULT_PERMIT_SECONDS = 15 * 60
+DEFAULT_APPROVAL_SECONDS = 24 * 60 * 60
+MAXIMUM_PERMIT_SECONDS = 24 * 60 * 60
+MAXIMUM_APPROVAL_SECONDS = 30 * 24 * 60 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSettings:
+    """What a tenant may set; lengths in seconds."""
+
+    permit_seconds: int = DEFAULT_PERMIT_SECONDS
+    approval_seconds: int = DEFAULT_APPROVAL_SECONDS
+    risk: RiskConfig = field(default_factory=RiskConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant as stored."""
+
+    tenant_id: str
+    display_name: str
+    settings: TenantSettings
+    created_at: datetime
+    version: int

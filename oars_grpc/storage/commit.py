@@ -1,0 +1,222 @@
+"""The write path: many changes, each wholly or not at all, in one transaction.
+
+    1  lock what is to change, in order      a crash here or anywhere before COMMIT leaves nothing:
+    2  claim the idempotency keys, in order  the server rolls the open transaction back, its locks
+    3  lock the logs' heads, in order        and claims end with it, and whoever waits for one of
+    4  write actions, approvals, receipts    them goes on as if this transaction had never been
+    5  COMMIT                                a crash after it leaves everything, perhaps without an
+                                             answer to the caller; the idempotency key repeats it
+
+All transactions take their locks in this order, and within a step in the order of their keys, so
+that two of them do not wait for each other in a circle. Signatures, digests and rows are made
+before; nothing is computed while the heads are locked. There is no NOTIFY: it would take a lock
+over the commits of the whole server (workers are woken after COMMIT, and poll besides).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from oars_grpc.core.approval import Approval
+from oars_grpc.core.call import IdempotencyScope, StoredOutcome
+from oars_grpc.core.stored import Change, CommitResult, Committed, Replayed, Superseded
+from oars_grpc.core.tenant import TENANT_ID
+from oars_grpc.storage import tables
+from oars_grpc.storage.batch import arrays, insert_sql, values
+from oars_grpc.storage.codecs import outcome_of, outcome_row
+from oars_grpc.storage.commit_rows import PreparedChange, write_rows
+from oars_grpc.storage.transaction import Collision
+
+# (tenant, id) of an action or approval; (tenant, caller, rpc, key) of an idempotency key.
+Key = tuple[str, ...]
+
+# A lateral subquery with a lock is executed for one key after the other, in the order given, by
+# the primary key: neither the order of the locks nor the cost hangs on what the planner guesses.
+_LOCK_ACTIONS = (
+    "SELECT wanted.tenant_id, wanted.action_id, found.version"
+    " FROM unnest(%s::text[], %s::text[]) AS wanted (tenant_id, action_id), LATERAL ("
+    "SELECT version FROM action WHERE tenant_id = wanted.tenant_id"
+    " AND action_id = wanted.action_id FOR UPDATE) AS found"
+)
+_LOCK_APPROVALS = (
+    "SELECT wanted.tenant_id, wanted.approval_id, found.version"
+    " FROM unnest(%s::text[], %s::text[]) AS wanted (tenant_id, approval_id), LATERAL ("
+    "SELECT version FROM approval WHERE tenant_id = wanted.tenant_id"
+    " AND approval_id = wanted.approval_id FOR UPDATE) AS found"
+)
+_CLAIM_KEYS = (
+    f"{insert_sql(tables.idempotency_outcome)} ON CONFLICT DO NOTHING"
+    " RETURNING tenant_id, caller, rpc, key"
+)
+_FIND_OUTCOMES = (
+    "SELECT found.tenant_id, found.caller, found.rpc, found.key, found.fingerprint,"
+    " found.response, found.created_at, found.expires_at"
+    " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])"
+    " AS wanted (tenant_id, caller, rpc, key), LATERAL ("
+    "SELECT * FROM idempotency_outcome AS o"
+    " WHERE o.tenant_id = wanted.tenant_id AND o.caller = wanted.caller"
+    " AND o.rpc = wanted.rpc AND o.key = wanted.key LIMIT 1) AS found"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A change and its place among the results."""
+
+    position: int
+    prepared: PreparedChange
+
+    @property
+    def change(self) -> Change:
+        return self.prepared.change
+
+
+def check_change(change: Change) -> None:
+    """Refuse a change that is not of one piece: a fault of the program, never of a caller.
+
+    Raises:
+        ValueError: it mixes tenants or actions, does not raise a version, leaves no receipt, or
+            its tenant's id is none.
+    """
+    action, tenant_id = change.stored.action, change.stored.action.request.tenant_id
+    if not TENANT_ID.fullmatch(tenant_id):
+        raise ValueError(f"{tenant_id!r} is not the id of a tenant")
+    if action.version <= change.expected_action_version:
+        raise ValueError(f"the change does not raise the version of {action.action_id}")
+    if not change.receipts:
+        raise ValueError(f"the change of {action.action_id} leaves no receipt")
+    for receipt in change.receipts:
+        if (receipt.tenant_id, receipt.action_id) != (tenant_id, action.action_id):
+            raise ValueError(f"receipt {receipt.receipt_id} is not of action {action.action_id}")
+    approval = change.approval
+    if approval is not None:
+        if (approval.tenant_id, approval.action_id) != (tenant_id, action.action_id):
+            raise ValueError(f"approval {approval.approval_id} is not of {action.action_id}")
+        if approval.version <= change.expected_approval_version:
+            raise ValueError(f"the change does not raise the version of {approval.approval_id}")
+    if change.outcome is not None and change.outcome.scope.tenant_id != tenant_id:
+        raise ValueError(f"the outcome is not of the tenant of {action.action_id}")
+
+
+def apply_changes(connection: Connection, changes: Sequence[PreparedChange]) -> list[CommitResult]:
+    """Steps 1 to 4; the caller commits. One result for each change, in their order."""
+    results: dict[int, CommitResult] = {}
+    for entries in _rounds(changes):
+        results.update(_apply_round(connection, entries))
+    return [results[position] for position in range(len(changes))]
+
+
+def _rounds(changes: Sequence[PreparedChange]) -> Iterator[list[_Entry]]:
+    """Split off what touches the same key, action or approval as a change before it.
+
+    Such changes follow one another in rounds of the same transaction, and each meets the outcome
+    of the one before as if that were committed: the first wins. Hardly ever is there a second.
+    """
+    rounds: list[list[_Entry]] = []
+    last_round: dict[tuple[str, Key], int] = {}
+    for position, prepared in enumerate(changes):
+        change = prepared.change
+        touched = [("action", _action_key(change))]
+        if change.approval is not None:
+            touched.append(("approval", _approval_key(change.approval)))
+        if change.outcome is not None:
+            touched.append(("key", _scope_key(change.outcome.scope)))
+        number = max(last_round.get(thing, -1) for thing in touched) + 1
+        last_round.update(dict.fromkeys(touched, number))
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(_Entry(position, prepared))
+    yield from rounds
+
+
+def _apply_round(connection: Connection, entries: Sequence[_Entry]) -> dict[int, CommitResult]:
+    current = _with_expected_versions(connection, entries)
+    claimed = _claim_keys(connection, current)
+    won = [entry for entry in current if _wins(entry.change, claimed)]
+    results: dict[int, CommitResult] = {entry.position: Committed() for entry in won}
+    lost = [entry for entry in entries if entry.position not in results]
+    outcomes = _find_outcomes(connection, lost)
+    for entry in lost:
+        scope = None if entry.change.outcome is None else entry.change.outcome.scope
+        stored = None if scope is None else outcomes.get(_scope_key(scope))
+        if stored is not None:
+            # Also where the version has moved: it was moved by the call that this one repeats.
+            results[entry.position] = Replayed(stored)
+        elif entry in current:
+            # The key was taken, and now it is free: its outcome was purged between two statements.
+            raise Collision("an idempotency key expired under the transaction")
+        else:
+            results[entry.position] = Superseded()
+    if won:
+        write_rows(connection, [entry.prepared for entry in won])
+    return results
+
+
+def _with_expected_versions(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry]:
+    """Step 1: those whose action and approval are at the expected versions, now locked."""
+    versions = _locked_versions(
+        connection, _LOCK_ACTIONS, (_action_key(entry.change) for entry in entries)
+    )
+    approvals = (entry.change.approval for entry in entries)
+    approval_versions = _locked_versions(
+        connection,
+        _LOCK_APPROVALS,
+        (_approval_key(approval) for approval in approvals if approval is not None),
+    )
+
+    def as_expected(change: Change) -> bool:
+        if versions.get(_action_key(change), 0) != change.expected_action_version:
+            return False
+        if change.approval is None:
+            return True
+        stored = approval_versions.get(_approval_key(change.approval), 0)
+        return stored == change.expected_approval_version
+
+    return [entry for entry in entries if as_expected(entry.change)]
+
+
+def _locked_versions(connection: Connection, statement: str, keys: Iterable[Key]) -> dict[Key, int]:
+    wanted = sorted(keys)
+    if not wanted:
+        return {}
+    rows = connection.exec_driver_sql(statement, arrays(wanted))
+    return {(tenant_id, thing_id): version for tenant_id, thing_id, version in rows}
+
+
+def _claim_keys(connection: Connection, entries: Sequence[_Entry]) -> set[Key]:
+    """Step 2: waits for a transaction that holds one of the keys, and takes those that are free."""
+    outcomes = [entry.change.outcome for entry in entries if entry.change.outcome is not None]
+    if not outcomes:
+        return set()
+    outcomes.sort(key=lambda outcome: _scope_key(outcome.scope))
+    names = tables.idempotency_outcome.columns.keys()
+    rows = [values(names, outcome_row(outcome)) for outcome in outcomes]
+    return {tuple(row) for row in connection.exec_driver_sql(_CLAIM_KEYS, arrays(rows))}
+
+
+def _wins(change: Change, claimed: set[Key]) -> bool:
+    return change.outcome is None or _scope_key(change.outcome.scope) in claimed
+
+
+def _find_outcomes(connection: Connection, lost: Sequence[_Entry]) -> dict[Key, StoredOutcome]:
+    wanted = [
+        _scope_key(entry.change.outcome.scope) for entry in lost if entry.change.outcome is not None
+    ]
+    if not wanted:
+        return {}
+    rows = connection.exec_driver_sql(_FIND_OUTCOMES, arrays(wanted)).mappings()
+    outcomes = [outcome_of(row) for row in rows]
+    return {_scope_key(outcome.scope): outcome for outcome in outcomes}
+
+
+def _action_key(change: Change) -> Key:
+    return (change.stored.action.request.tenant_id, change.stored.action.action_id)
+
+
+def _approval_key(approval: Approval) -> Key:
+    return (approval.tenant_id, approval.approval_id)
+
+
+def _scope_key(scope: IdempotencyScope) -> Key:
+    return (scope.tenant_id, scope.caller, scope.rpc, scope.key)

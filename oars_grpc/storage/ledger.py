@@ -1,0 +1,195 @@
+"""Actions, approvals and receipts on Postgres: the port `Ledger`."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine, RowMapping, Select, select
+
+from oars_grpc.core.approval import Approval
+from oars_grpc.core.call import IdempotencyScope, StoredOutcome
+from oars_grpc.core.stored import (
+    ActionFilter,
+    ApprovalFilter,
+    Basis,
+    Change,
+    CommitResult,
+    StoredAction,
+)
+from oars_grpc.errors import FailedPrecondition, NotFound
+from oars_grpc.storage import tables
+from oars_grpc.storage.codecs import outcome_of, policy_of, stored_key_of, tenant_of
+from oars_grpc.storage.commit import apply_changes, check_change
+from oars_grpc.storage.commit_rows import prepare
+from oars_grpc.storage.ledger_codecs import action_of, approval_of
+from oars_grpc.storage.transaction import read, valid_tenants, write
+
+# One statement is one snapshot: tenant, policy, key and outcome belong together. Every tenant has
+# one row, with NULLs for what it lacks.
+_BASIS = """
+SELECT
+    t.tenant_id, t.display_name, t.settings, t.created_at, t.version,
+    p.policy_id, p.version, p.digest, p.document, p.created_at, p.created_by,
+    k.key_id, k.public_key, k.encrypted_seed, k.state, k.valid_from, k.valid_until,
+    k.revoked_at, k.revocation_reason,
+    o.fingerprint, o.response, o.created_at, o.expires_at
+FROM tenant AS t
+LEFT JOIN LATERAL (
+    SELECT policy_id FROM policy_publication
+    WHERE tenant_id = t.tenant_id ORDER BY sequence DESC LIMIT 1
+) AS published ON true
+LEFT JOIN policy AS p ON p.tenant_id = t.tenant_id AND p.policy_id = published.policy_id
+LEFT JOIN LATERAL (
+    SELECT key_id, public_key, encrypted_seed, state, valid_from, valid_until, revoked_at,
+        revocation_reason
+    FROM signing_key
+    WHERE tenant_id = t.tenant_id AND state = 'active'
+    ORDER BY valid_from DESC, key_id LIMIT 1
+) AS k ON true
+LEFT JOIN idempotency_outcome AS o ON o.tenant_id = t.tenant_id
+    AND o.caller = %s AND o.rpc = %s AND o.key = %s
+WHERE t.tenant_id = %s
+"""
+_TENANT_COLUMNS = ("tenant_id", "display_name", "settings", "created_at", "version")
+_POLICY_COLUMNS = ("policy_id", "version", "digest", "document", "created_at", "created_by")
+_KEY_COLUMNS = (
+    "key_id",
+    "public_key",
+    "encrypted_seed",
+    "state",
+    "valid_from",
+    "valid_until",
+    "revoked_at",
+    "revocation_reason",
+)
+_OUTCOME_COLUMNS = ("fingerprint", "response", "created_at", "expires_at")
+
+
+class PostgresLedger:
+    """The ledger in the database of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def basis(self, tenant_id: str, scope: IdempotencyScope | None) -> Basis:
+        """What a decision in the tenant rests on, with any outcome stored under the scope.
+
+        Raises:
+            NotFound: there is no such tenant.
+            FailedPrecondition: the tenant has no published policy or no active signing key.
+        """
+        if not valid_tenants([tenant_id]):
+            raise NotFound(f"there is no tenant {tenant_id}")
+        key = (scope.caller, scope.rpc, scope.key) if scope is not None else (None, None, None)
+
+        def work(connection: Connection) -> Sequence[object] | None:
+            return connection.exec_driver_sql(_BASIS, (*key, tenant_id)).one_or_none()
+
+        row = read(self._engine, [tenant_id], work)
+        if row is None:
+            raise NotFound(f"there is no tenant {tenant_id}")
+        return _basis_of(tenant_id, scope, list(row))
+
+    def commit(self, changes: Sequence[Change]) -> Sequence[CommitResult]:
+        """Commit changes, each wholly or not at all, in one transaction; one result for each.
+
+        See `commit` for the steps and what a crash after each of them leaves.
+        """
+        for change in changes:
+            check_change(change)
+        if not changes:
+            return []
+        prepared = [prepare(change) for change in changes]
+        tenant_ids = sorted({change.stored.action.request.tenant_id for change in changes})
+        return write(
+            self._engine, tenant_ids, lambda connection: apply_changes(connection, prepared)
+        )
+
+    def find_action(self, tenant_ids: Sequence[str], action_id: str) -> StoredAction | None:
+        """The action, if it belongs to one of the tenants."""
+        query = _actions().where(
+            tables.action.c.tenant_id.in_(valid_tenants(tenant_ids)),
+            tables.action.c.action_id == action_id,
+        )
+        rows = self._rows(tenant_ids, query)
+        return action_of(rows[0]) if rows else None
+
+    def find_approval(self, tenant_ids: Sequence[str], approval_id: str) -> Approval | None:
+        """The approval, if it belongs to one of the tenants."""
+        query = select(tables.approval).where(
+            tables.approval.c.tenant_id.in_(valid_tenants(tenant_ids)),
+            tables.approval.c.approval_id == approval_id,
+        )
+        rows = self._rows(tenant_ids, query)
+        return approval_of(rows[0]) if rows else None
+
+    def list_actions(
+        self, tenant_id: str, which: ActionFilter, before: str, limit: int
+    ) -> Sequence[StoredAction]:
+        """Actions with ids below `before` (empty: from the newest), newest first."""
+        columns = tables.action.c
+        query = _actions().where(columns.tenant_id == tenant_id)
+        if which.state is not None:
+            query = query.where(columns.state == which.state.value)
+        if which.agent_id:
+            query = query.where(columns.agent_id == which.agent_id)
+        if before:
+            query = query.where(columns.action_id < before)
+        query = query.order_by(columns.action_id.desc()).limit(limit)
+        return [action_of(row) for row in self._rows([tenant_id], query)]
+
+    def list_approvals(
+        self, tenant_id: str, which: ApprovalFilter, before: str, limit: int
+    ) -> Sequence[Approval]:
+        """Approvals with ids below `before` (empty: from the newest), newest first."""
+        columns = tables.approval.c
+        query = select(tables.approval).where(columns.tenant_id == tenant_id)
+        if which.state is not None:
+            query = query.where(columns.state == which.state.value)
+        if before:
+            query = query.where(columns.approval_id < before)
+        query = query.order_by(columns.approval_id.desc()).limit(limit)
+        return [approval_of(row) for row in self._rows([tenant_id], query)]
+
+    def _rows(
+        self, tenant_ids: Sequence[str], query: Select[*tuple[object, ...]]
+    ) -> Sequence[RowMapping]:
+        if not valid_tenants(tenant_ids):
+            return []
+        return read(
+            self._engine, tenant_ids, lambda connection: connection.execute(query).mappings().all()
+        )
+
+
+def _actions() -> Select[*tuple[object, ...]]:
+    action, body = tables.action, tables.action_body
+    return select(action, body.c.input).select_from(
+        action.outerjoin(
+            body,
+            (body.c.tenant_id == action.c.tenant_id) & (body.c.action_id == action.c.action_id),
+        )
+    )
+
+
+def _basis_of(tenant_id: str, scope: IdempotencyScope | None, values: list[object]) -> Basis:
+    # Several of the columns have the same name: they are taken apart by their order.
+    def take(names: Sequence[str]) -> dict[str, object]:
+        taken, values[:] = values[: len(names)], values[len(names) :]
+        return {"tenant_id": tenant_id, **dict(zip(names, taken, strict=True))}
+
+    tenant, policy = take(_TENANT_COLUMNS), take(_POLICY_COLUMNS)
+    key, outcome = take(_KEY_COLUMNS), take(_OUTCOME_COLUMNS)
+    for row, column, lack in (
+        (policy, "policy_id", "published policy"),
+        (key, "key_id", "active signing key"),
+    ):
+        if row[column] is None:
+            raise FailedPrecondition(f"tenant {tenant_id} has no {lack}", reason="TENANT_NOT_READY")
+    stored: StoredOutcome | None = None
+    if scope is not None and outcome["fingerprint"] is not None:
+        names = {"caller": scope.caller, "rpc": scope.rpc, "key": scope.key}
+        stored = outcome_of({**outcome, **names})
+    return Basis(
+        tenant=tenant_of(tenant),
+        policy=policy_of({**policy, "policy_state": "published"}),
+        signing_key=stored_key_of(key),
+        outcome=stored,
+    )

@@ -1,0 +1,94 @@
+"""Receipts and the keys that signed them on Postgres: the port `ReceiptStore`."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine, Select, select
+
+from oars_grpc.core.keys import TrustedKey
+from oars_grpc.core.stored import ReceiptFilter, StoredReceipt
+from oars_grpc.storage import tables
+from oars_grpc.storage.codecs import trusted_key_of
+from oars_grpc.storage.ledger_codecs import receipt_of
+from oars_grpc.storage.transaction import read, valid_tenants
+
+
+class PostgresReceiptStore:
+    """The receipts in the database of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def find_receipt(self, tenant_ids: Sequence[str], receipt_id: str) -> StoredReceipt | None:
+        """The receipt, if it belongs to one of the tenants."""
+        columns = tables.receipt.c
+        query = _receipts().where(
+            columns.tenant_id.in_(valid_tenants(tenant_ids)), columns.receipt_id == receipt_id
+        )
+        found = self._receipts(tenant_ids, query)
+        return found[0] if found else None
+
+    def find_in_chain(self, tenant_id: str, action_id: str, sequence: int) -> StoredReceipt | None:
+        """The receipt at a place in an action's chain."""
+        columns = tables.receipt.c
+        query = _receipts().where(
+            columns.tenant_id == tenant_id,
+            columns.action_id == action_id,
+            columns.sequence == sequence,
+        )
+        found = self._receipts([tenant_id], query)
+        return found[0] if found else None
+
+    def list_receipts(
+        self, tenant_id: str, which: ReceiptFilter, after: int, limit: int
+    ) -> Sequence[StoredReceipt]:
+        """Receipts with leaf indices above `after` (-1: from the first), in log order."""
+        columns = tables.receipt.c
+        query = _receipts().where(columns.tenant_id == tenant_id, columns.leaf_index > after)
+        if which.action_id:
+            query = query.where(columns.action_id == which.action_id)
+        if which.type:
+            query = query.where(columns.type == which.type)
+        return self._receipts([tenant_id], query.order_by(columns.leaf_index).limit(limit))
+
+    def list_keys(self, tenant_id: str) -> Sequence[TrustedKey] | None:
+        """All keys that the tenant ever had, oldest first; None if there is no such tenant."""
+        if not valid_tenants([tenant_id]):
+            return None
+
+        def work(connection: Connection) -> Sequence[TrustedKey] | None:
+            tenant = tables.tenant.c.tenant_id
+            if connection.execute(select(tenant).where(tenant == tenant_id)).first() is None:
+                return None
+            return list_tenant_keys(connection, tenant_id)
+
+        return read(self._engine, [tenant_id], work)
+
+    def _receipts(
+        self, tenant_ids: Sequence[str], query: Select[*tuple[object, ...]]
+    ) -> list[StoredReceipt]:
+        if not valid_tenants(tenant_ids):
+            return []
+        rows = read(
+            self._engine, tenant_ids, lambda connection: connection.execute(query).mappings().all()
+        )
+        return [receipt_of(row) for row in rows]
+
+
+def list_tenant_keys(connection: Connection, tenant_id: str) -> list[TrustedKey]:
+    """The keys of a tenant, oldest first."""
+    columns = tables.signing_key.c
+    query = (
+        select(tables.signing_key)
+        .where(columns.tenant_id == tenant_id)
+        .order_by(columns.valid_from, columns.key_id)
+    )
+    return [trusted_key_of(row) for row in connection.execute(query).mappings()]
+
+
+def _receipts() -> Select[*tuple[object, ...]]:
+    receipt, body = tables.receipt, tables.receipt_body
+    return select(receipt, body.c.payload).join_from(
+        receipt,
+        body,
+        (body.c.tenant_id == receipt.c.tenant_id) & (body.c.leaf_index == receipt.c.leaf_index),
+    )

@@ -1,0 +1,272 @@
+"""What administrators keep, on Postgres: the ports `Registry` and `RegistryStore`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, Select, case, exists, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from oars_grpc.core.call import IdempotencyScope, StoredOutcome
+from oars_grpc.core.keys import StoredKey, TrustedKey
+from oars_grpc.core.ports import Registry
+from oars_grpc.core.stored import StoredPolicy
+from oars_grpc.core.tenant import Tenant
+from oars_grpc.errors import NotFound
+from oars_grpc.storage import tables
+from oars_grpc.storage.codecs import (
+    key_row,
+    outcome_of,
+    outcome_row,
+    policy_of,
+    policy_row,
+    tenant_of,
+    tenant_row,
+)
+from oars_grpc.storage.receipts import list_tenant_keys
+from oars_grpc.storage.transaction import read, read_every_tenant, valid_tenants, write
+
+Result = TypeVar("Result")
+
+
+class PostgresRegistry:
+    """One open transaction; `PostgresRegistryStore.run` begins and ends it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def outcome(self, scope: IdempotencyScope) -> StoredOutcome | None:
+        """The outcome stored under an idempotency key."""
+        columns = tables.idempotency_outcome.c
+        query = select(tables.idempotency_outcome).where(
+            columns.tenant_id == scope.tenant_id,
+            columns.caller == scope.caller,
+            columns.rpc == scope.rpc,
+            columns.key == scope.key,
+        )
+        row = self._connection.execute(query).mappings().one_or_none()
+        return None if row is None else outcome_of(row)
+
+    def record_outcome(self, outcome: StoredOutcome) -> None:
+        """Store the outcome; a concurrent one makes the whole transaction run again."""
+        # The unique key decides: `transaction` takes its violation for a collision.
+        self._connection.execute(insert(tables.idempotency_outcome), outcome_row(outcome))
+
+    def lock_tenant(self, tenant_id: str) -> Tenant | None:
+        """The tenant, locked against other registry transactions until the end."""
+        query = _tenants().where(tables.tenant.c.tenant_id == tenant_id)
+        # NO KEY: key checks of foreign keys need not wait for it.
+        locked = query.with_for_update(key_share=True)
+        row = self._connection.execute(locked).mappings().one_or_none()
+        return None if row is None else tenant_of(row)
+
+    def insert_tenant(self, tenant: Tenant) -> bool:
+        """Create the tenant and its empty log; False if the id is taken."""
+        statement = (
+            upsert(tables.tenant)
+            .values(**tenant_row(tenant), policy_count=0)
+            .on_conflict_do_nothing()
+            .returning(tables.tenant.c.tenant_id)
+        )
+        if self._connection.execute(statement).one_or_none() is None:
+            return False
+        self._connection.execute(
+            insert(tables.log_head), {"tenant_id": tenant.tenant_id, "size": 0}
+        )
+        return True
+
+    def update_tenant(self, tenant: Tenant) -> None:
+        """Replace name, settings and version.
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+        row = tenant_row(tenant)
+        statement = (
+            update(tables.tenant)
+            .where(tables.tenant.c.tenant_id == tenant.tenant_id)
+            .values({name: row[name] for name in ("display_name", "settings", "version")})
+        )
+        if self._connection.execute(statement).rowcount == 0:
+            raise NotFound(f"there is no tenant {tenant.tenant_id}")
+
+    def insert_key(self, key: StoredKey) -> None:
+        """Add a signing key."""
+        self._connection.execute(insert(tables.signing_key), key_row(key))
+
+    def update_key(self, key: TrustedKey) -> None:
+        """Replace state, end of window and revocation.
+
+        Raises:
+            NotFound: the tenant has no such key.
+        """
+        columns = tables.signing_key.c
+        statement = (
+            update(tables.signing_key)
+            .where(columns.tenant_id == key.tenant_id, columns.key_id == key.key_id)
+            .values(
+                state=key.state.value,
+                valid_until=key.valid_until,
+                revoked_at=key.revoked_at,
+                revocation_reason=key.revocation_reason,
+            )
+        )
+        if self._connection.execute(statement).rowcount == 0:
+            raise NotFound(f"tenant {key.tenant_id} has no key {key.key_id}")
+
+    def keys(self, tenant_id: str) -> Sequence[TrustedKey]:
+        """All keys, oldest first."""
+        return list_tenant_keys(self._connection, tenant_id)
+
+    def insert_policy(self, policy: StoredPolicy) -> StoredPolicy:
+        """Add a policy; the tenant's next version number is filled in.
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+        columns = tables.tenant.c
+        # Locks the tenant: versions are given out one after the other, without gaps.
+        version = self._connection.execute(
+            update(tables.tenant)
+            .where(columns.tenant_id == policy.tenant_id)
+            .values(policy_count=columns.policy_count + 1)
+            .returning(columns.policy_count)
+        ).scalar_one_or_none()
+        if version is None:
+            raise NotFound(f"there is no tenant {policy.tenant_id}")
+        numbered = replace(policy, version=version)
+        self._connection.execute(insert(tables.policy), policy_row(numbered))
+        return numbered
+
+    def policy(self, tenant_id: str, policy_id: str) -> StoredPolicy | None:
+        """The policy with its state."""
+        columns = tables.policy.c
+        query = _policies().where(columns.tenant_id == tenant_id, columns.policy_id == policy_id)
+        row = self._connection.execute(query).mappings().one_or_none()
+        return None if row is None else policy_of(row)
+
+    def publications(self, tenant_id: str, limit: int) -> Sequence[str]:
+        """Ids of the policies published last, the current one first."""
+        columns = tables.policy_publication.c
+        query = (
+            select(columns.policy_id)
+            .where(columns.tenant_id == tenant_id)
+            .order_by(columns.sequence.desc())
+            .limit(limit)
+        )
+        return self._connection.execute(query).scalars().all()
+
+    def publish(self, tenant_id: str, policy_id: str, by: str, at: datetime) -> None:
+        """Make the policy the tenant's published one."""
+        columns = tables.policy_publication.c
+        following = (
+            select(func.coalesce(func.max(columns.sequence), 0) + 1)
+            .where(columns.tenant_id == tenant_id)
+            .scalar_subquery()
+        )
+        # Two at once without the tenant's lock: the key refuses one, and it runs again.
+        self._connection.execute(
+            insert(tables.policy_publication).values(
+                tenant_id=tenant_id,
+                sequence=following,
+                policy_id=policy_id,
+                published_at=at,
+                published_by=by,
+            )
+        )
+
+
+class PostgresRegistryStore:
+    """The registry in the database of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, tenant_id: str, work: Callable[[Registry], Result]) -> Result:
+        """Run `work` in a transaction and commit; again from the start where it collided."""
+        return write(
+            self._engine, [tenant_id], lambda connection: work(PostgresRegistry(connection))
+        )
+
+    def find_tenant(self, tenant_id: str) -> Tenant | None:
+        """The tenant."""
+        found = self.list_tenants([tenant_id], "", 1)
+        return found[0] if found else None
+
+    def list_tenants(
+        self, tenant_ids: Sequence[str] | None, after: str, limit: int
+    ) -> Sequence[Tenant]:
+        """Tenants (None: all) with ids above `after`, by id."""
+        columns = tables.tenant.c
+        query = _tenants().where(columns.tenant_id > after)
+        query = query.order_by(columns.tenant_id).limit(limit)
+
+        def work(connection: Connection) -> list[Tenant]:
+            return [tenant_of(row) for row in connection.execute(query).mappings()]
+
+        if tenant_ids is None:
+            return read_every_tenant(self._engine, work)
+        valid = valid_tenants(tenant_ids)
+        if not valid:
+            return []
+        query = query.where(columns.tenant_id.in_(valid))
+        return read(self._engine, valid, work)
+
+    def find_policy(self, tenant_ids: Sequence[str], policy_id: str) -> StoredPolicy | None:
+        """The policy, if it belongs to one of the tenants."""
+        valid = valid_tenants(tenant_ids)
+        columns = tables.policy.c
+        query = _policies().where(columns.tenant_id.in_(valid), columns.policy_id == policy_id)
+        found = self._policies(valid, query)
+        return found[0] if found else None
+
+    def list_policies(
+        self, tenant_id: str, before_version: int, limit: int
+    ) -> Sequence[StoredPolicy]:
+        """Policies with versions below `before_version` (0: from the newest), newest first."""
+        columns = tables.policy.c
+        query = _policies().where(columns.tenant_id == tenant_id)
+        if before_version:
+            query = query.where(columns.version < before_version)
+        query = query.order_by(columns.version.desc()).limit(limit)
+        return self._policies(valid_tenants([tenant_id]), query)
+
+    def _policies(
+        self, tenant_ids: Sequence[str], query: Select[*tuple[object, ...]]
+    ) -> list[StoredPolicy]:
+        if not tenant_ids:
+            return []
+        rows = read(
+            self._engine, tenant_ids, lambda connection: connection.execute(query).mappings().all()
+        )
+        return [policy_of(row) for row in rows]
+
+
+def _tenants() -> Select[*tuple[object, ...]]:
+    columns = tables.tenant.c
+    return select(
+        columns.tenant_id,
+        columns.display_name,
+        columns.settings,
+        columns.created_at,
+        columns.version,
+    )
+
+
+def _policies() -> Select[*tuple[object, ...]]:
+    """Policies with `policy_state`, which follows from the publications."""
+    policy, publication = tables.policy, tables.policy_publication.alias()
+    same_tenant = publication.c.tenant_id == policy.c.tenant_id
+    current = (
+        select(publication.c.policy_id)
+        .where(same_tenant)
+        .order_by(publication.c.sequence.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    published = exists().where(same_tenant, publication.c.policy_id == policy.c.policy_id)
+    state = case(
+        (policy.c.policy_id == current, "published"), (published, "superseded"), else_="draft"
+    )
+    return select(policy, state.label("policy_state"))

@@ -1,0 +1,167 @@
+"""The one place where transactions begin, are retried, and where driver errors become ours.
+
+What an error of the database means depends on when it came:
+
+    connecting                 nothing happened                      Unavailable
+    first statement            a pooled connection was dead          once more on a fresh one
+    later, before COMMIT       the server rolled back                Unavailable
+    during COMMIT              nobody knows; never retried           Unavailable, and the caller's
+                                                                     idempotency key tells
+    40001, 40P01, some 23505   the server rolled back: a collision   again, with jitter
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from oars_grpc.core.tenant import TENANT_ID
+from oars_grpc.errors import ResourceExhausted, Unavailable
+
+Result = TypeVar("Result")
+
+ATTEMPTS = 10
+OUT_OF_REACH = "the database is out of reach"
+ALL_TENANTS = "*"
+
+_COLLISIONS = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_UNIQUE_VIOLATION = "23505"
+# Races that the next attempt sees the winner of. Other violations are faults of the program.
+_RACES = {
+    "action_pkey",
+    "approval_pkey",
+    "idempotency_outcome_pkey",
+    "policy_publication_pkey",
+    "policy_version_key",
+}
+_BUSY = {"57014", "55P03"}  # query_canceled (statement_timeout), lock_not_available
+# Classes: connection exception, insufficient resources, operator intervention. Single ones: a
+# server that is a standby (25006), or that ended an idle or overlong transaction (25P03, 25P04).
+_AWAY = ("08", "53", "57P", "25006", "25P03", "25P04")
+
+_BEGIN = "SELECT set_config('oars.tenants', %s, true)"
+# Pages of rows differ widely between tenants: one cached plan for all would suit none.
+_BEGIN_READ = (
+    "SELECT set_config('oars.tenants', %s, true),"
+    " set_config('plan_cache_mode', 'force_custom_plan', true)"
+)
+
+
+class Collision(Exception):
+    """The transaction rolled back for the sake of another one and may run again."""
+
+
+class _DeadConnection(Exception):
+    """The connection was dead before the transaction did anything."""
+
+
+def valid_tenants(tenant_ids: Sequence[str]) -> list[str]:
+    """Those that can be ids of tenants; no others may reach the row-level security setting."""
+    return [tenant_id for tenant_id in tenant_ids if TENANT_ID.fullmatch(tenant_id)]
+
+
+def write(
+    engine: Engine, tenant_ids: Sequence[str], work: Callable[[Connection], Result]
+) -> Result:
+    """Run `work` in a transaction that sees the tenants' rows only, and commit.
+
+    `work` runs again from the start where the transaction collided with another.
+
+    Raises:
+        Unavailable: the database is out of reach, or collisions did not end.
+        ResourceExhausted: no connection of the pool became free.
+    """
+    return _run(engine, _BEGIN, _scope(tenant_ids), work)
+
+
+def read(engine: Engine, tenant_ids: Sequence[str], work: Callable[[Connection], Result]) -> Result:
+    """As `write`, for work that only reads."""
+    return _run(engine, _BEGIN_READ, _scope(tenant_ids), work)
+
+
+def read_every_tenant(engine: Engine, work: Callable[[Connection], Result]) -> Result:
+    """As `read`, where the table `tenant` shows all its rows and every other table none."""
+    return _run(engine, _BEGIN_READ, ALL_TENANTS, work)
+
+
+def _scope(tenant_ids: Sequence[str]) -> str:
+    # An id that can be none's leads to no rows, as any other that is not there.
+    return ",".join(valid_tenants(tenant_ids))
+
+
+def _run(engine: Engine, begin: str, scope: str, work: Callable[[Connection], Result]) -> Result:
+    retrying = Retrying(
+        retry=retry_if_exception_type(Collision),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.01, max=0.5),
+    )
+    try:
+        result: Result = retrying(_attempt, engine, begin, scope, work)
+    except RetryError as error:
+        cause = error.last_attempt.exception()
+        raise Unavailable("too many calls change the same thing") from cause
+    return result
+
+
+def _attempt(
+    engine: Engine, begin: str, scope: str, work: Callable[[Connection], Result]
+) -> Result:
+    try:
+        return _once(engine, begin, scope, work)
+    except _DeadConnection:
+        # The pool threw away all its connections with this one, so that the next is a new one.
+        try:
+            return _once(engine, begin, scope, work)
+        except _DeadConnection as error:
+            raise Unavailable(OUT_OF_REACH) from error.__cause__
+
+
+def _once(engine: Engine, begin: str, scope: str, work: Callable[[Connection], Result]) -> Result:
+    with translated(), engine.connect() as connection:
+        try:
+            connection.exec_driver_sql(begin, (scope,))
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise _DeadConnection from error
+            raise
+        result = work(connection)
+        connection.commit()
+        return result
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what the driver raises into our errors; what is nobody's fault but ours stays as it is.
+
+    The driver's text never enters a message: it may name hosts, roles and values.
+    """
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise ResourceExhausted(
+            "all database connections are in use", retry_after_ms=500
+        ) from error
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if state in _COLLISIONS or (state == _UNIQUE_VIOLATION and _constraint(error) in _RACES):
+            raise Collision from error
+        if state in _BUSY:
+            raise Unavailable("the database is too busy to answer in time") from error
+        if error.connection_invalidated or state.startswith(_AWAY) or _failed_to_connect(error):
+            raise Unavailable(OUT_OF_REACH) from error
+        raise
+
+
+def _constraint(error: DBAPIError) -> str | None:
+    diagnostics = getattr(error.orig, "diag", None)
+    return getattr(diagnostics, "constraint_name", None)
+
+
+def _failed_to_connect(error: DBAPIError) -> bool:
+    """A failed connection attempt has neither a statement nor a state."""
+    return error.statement is None and getattr(error.orig, "sqlstate", None) is None

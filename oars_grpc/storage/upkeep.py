@@ -1,0 +1,45 @@
+"""What is due in all tenants on Postgres: the port `UpkeepStore`.
+
+Both questions go to functions that run as the owner of the tables, since the application's own
+role never sees the tenants together.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine
+
+from oars_grpc.core.stored import DueAction
+from oars_grpc.storage.transaction import read, write
+
+
+class PostgresUpkeepStore:
+    """The upkeep of the database of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def due_actions(self, now: datetime, limit: int) -> Sequence[DueAction]:
+        """Actions whose permit or wait ended before `now`, the longest ago first."""
+
+        def work(connection: Connection) -> list[DueAction]:
+            rows = connection.exec_driver_sql(
+                "SELECT tenant_id, action_id FROM oars_due_actions(%s, %s::int)", (now, limit)
+            )
+            return [DueAction(tenant_id, action_id) for tenant_id, action_id in rows]
+
+        return read(self._engine, [], work)
+
+    def purge_outcomes(self, now: datetime, limit: int) -> int:
+        """Forget idempotency outcomes that expired before `now`; how many were removed.
+
+        The database's own clock must agree that they have expired.
+        """
+
+        def work(connection: Connection) -> int:
+            removed: int = connection.exec_driver_sql(
+                "SELECT oars_purge_outcomes(%s, %s::int)", (now, limit)
+            ).scalar_one()
+            return removed
+
+        return write(self._engine, [], work)

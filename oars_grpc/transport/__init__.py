@@ -1,0 +1,1 @@
+"""Messages to core values and back, identity, access, status codes: everything gRPC."""

@@ -1,0 +1,91 @@
+"""Who may call what: the one table. An rpc that is not in it is refused to everybody."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from oars_grpc.core.identity import Principal, Role
+from oars_grpc.errors import PermissionDenied
+
+_ADMIN = frozenset({Role.ADMIN})
+_OPERATORS = frozenset({Role.ADMIN, Role.OPERATOR})
+_SUBMITTERS = frozenset({Role.AGENT, Role.GATEWAY, Role.OPERATOR, Role.ADMIN})
+_APPROVERS = frozenset({Role.APPROVER, Role.ADMIN})
+_READERS = frozenset({Role.ADMIN, Role.OPERATOR, Role.APPROVER, Role.AUDITOR})
+_EVERYONE = frozenset(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may call one rpc.
+
+    `roles` None opens it to callers without identity. `scope` is what an identity that has scopes
+    needs. An rpc that is `mutating` takes an idempotency key.
+    """
+
+    roles: frozenset[Role] | None
+    scope: str
+    mutating: bool = False
+
+
+def _reads(scope: str, roles: frozenset[Role]) -> Access:
+    return Access(roles, scope)
+
+
+def _writes(scope: str, roles: frozenset[Role]) -> Access:
+    return Access(roles, scope, mutating=True)
+
+
+# Roles with an agent's view (agent, gateway) see only the actions that they submitted: the use
+# cases see to that.
+ACCESS: Mapping[str, Access] = {
+    "/oars.v1.ActionService/SubmitAction": _writes("actions:submit", _SUBMITTERS),
+    "/oars.v1.ActionService/GetAction": _reads("actions:read", _EVERYONE),
+    "/oars.v1.ActionService/ListActions": _reads("actions:read", _EVERYONE),
+    "/oars.v1.ActionService/WatchAction": _reads("actions:read", _EVERYONE),
+    "/oars.v1.ActionService/CompleteAction": _writes("actions:submit", _SUBMITTERS),
+    "/oars.v1.ActionService/CancelAction": _writes("actions:cancel", _SUBMITTERS),
+    "/oars.v1.ActionService/ReleaseAction": _writes("actions:release", _OPERATORS),
+    "/oars.v1.ApprovalService/DecideApproval": _writes("approvals:decide", _APPROVERS),
+    "/oars.v1.ApprovalService/GetApproval": _reads("approvals:read", _READERS),
+    "/oars.v1.ApprovalService/ListApprovals": _reads("approvals:read", _READERS),
+    "/oars.v1.PolicyService/CreatePolicy": _writes("policies:write", _ADMIN),
+    "/oars.v1.PolicyService/GetPolicy": _reads("policies:read", _READERS),
+    "/oars.v1.PolicyService/ListPolicies": _reads("policies:read", _READERS),
+    "/oars.v1.PolicyService/PublishPolicy": _writes("policies:publish", _ADMIN),
+    "/oars.v1.PolicyService/RollbackPolicy": _writes("policies:publish", _ADMIN),
+    "/oars.v1.PolicyService/SimulatePolicy": _reads("policies:read", _READERS),
+    "/oars.v1.ReceiptService/GetReceipt": _reads("receipts:read", _EVERYONE),
+    "/oars.v1.ReceiptService/ListReceipts": _reads("receipts:read", _EVERYONE),
+    "/oars.v1.ReceiptService/VerifyReceipt": _reads("receipts:read", _EVERYONE),
+    "/oars.v1.ReceiptService/ListTrustedKeys": _reads("keys:read", _EVERYONE),
+    "/oars.v1.TenantService/CreateTenant": _writes("tenants:write", _ADMIN),
+    "/oars.v1.TenantService/GetTenant": _reads("tenants:read", _READERS),
+    "/oars.v1.TenantService/ListTenants": _reads("tenants:read", _READERS),
+    "/oars.v1.TenantService/UpdateTenant": _writes("tenants:write", _ADMIN),
+    "/oars.v1.TenantService/RotateSigningKey": _writes("keys:rotate", _ADMIN),
+    # The sidecar and the orchestrator ask without an identity; the answer is one enum.
+    "/grpc.health.v1.Health/Check": Access(None, ""),
+    "/grpc.health.v1.Health/List": Access(None, ""),
+    "/grpc.health.v1.Health/Watch": Access(None, ""),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _reads("", _EVERYONE),
+}
+
+
+def check_access(principal: Principal, method: str) -> None:
+    """Refuse a caller whose role or scopes do not cover the rpc.
+
+    Raises:
+        PermissionDenied: saying which role or scope would.
+    """
+    access = ACCESS.get(method)
+    if access is None or access.roles is None or principal.role not in access.roles:
+        allowed = sorted(access.roles) if access is not None and access.roles else []
+        raise PermissionDenied(
+            f"role {principal.role.value} may not call {method.rpartition('/')[2]}; "
+            f"it takes one of: {', '.join(allowed) or 'none'}",
+            reason="ROLE_FORBIDDEN",
+        )
+    if principal.scopes is not None and access.scope and access.scope not in principal.scopes:
+        raise PermissionDenied(
+            f"identity {principal.subject} lacks scope {access.scope}", reason="SCOPE_FORBIDDEN"
+        )

@@ -1,0 +1,193 @@
+"""Actions and approvals: messages ↔ core values."""
+
+from collections.abc import Mapping
+
+from google.protobuf import struct_pb2
+
+from oars_grpc.core.action import (
+    Action,
+    ActionContext,
+    ActionRequest,
+    ActionState,
+    Execution,
+    Resource,
+)
+from oars_grpc.core.approval import Approval, ApprovalState, Verdict
+from oars_grpc.core.identity import Principal
+from oars_grpc.generated.oars.v1 import action_pb2, approval_pb2, context_pb2
+from oars_grpc.transport.policy_messages import write_decision
+from oars_grpc.transport.reading import NAME, Reader, inverse
+from oars_grpc.transport.receipt_messages import write_receipt
+from oars_grpc.transport.writing import timestamp
+from oars_grpc.use_cases.action_change import ActionOutcome
+
+ACTION_STATES: Mapping[int, ActionState] = {
+    action_pb2.ActionState.Value(f"ACTION_STATE_{state.name}"): state for state in ActionState
+}
+EXECUTIONS: Mapping[int, Execution] = {
+    action_pb2.EXECUTION_CALLER: Execution.CALLER,
+    action_pb2.EXECUTION_CONNECTOR: Execution.CONNECTOR,
+}
+APPROVAL_STATES: Mapping[int, ApprovalState] = {
+    approval_pb2.ApprovalState.Value(f"APPROVAL_STATE_{state.name}"): state
+    for state in ApprovalState
+}
+VERDICTS: Mapping[int, Verdict] = {
+    approval_pb2.VERDICT_APPROVE: Verdict.APPROVE,
+    approval_pb2.VERDICT_REJECT: Verdict.REJECT,
+}
+_ACTION_STATE_NUMBERS = inverse(ACTION_STATES)
+_EXECUTION_NUMBERS = inverse(EXECUTIONS)
+_APPROVAL_STATE_NUMBERS = inverse(APPROVAL_STATES)
+_VERDICT_NUMBERS = inverse(VERDICTS)
+# States that there are none, where an empty list says nothing.
+NO_DATA_TYPES = ("none",)
+
+
+def read_request(
+    message: action_pb2.SubmitActionRequest, caller: Principal, tenant_id: str
+) -> ActionRequest:
+    """The request of a submission.
+
+    Raises:
+        InvalidArgument: naming every field at fault.
+    """
+    reader = Reader()
+    request = read_asked(
+        reader,
+        caller,
+        tenant_id,
+        agent_id=message.agent_id,
+        user_id=message.user_id,
+        resource=message.resource,
+        context=message.context,
+        input_=message.input,
+        delegation_chain=reader.texts(
+            message.delegation_chain, "delegation_chain", 16, 256, pattern=NAME
+        ),
+        execution=reader.one_of(message.execution, "execution", EXECUTIONS, Execution.CALLER)
+        or Execution.CALLER,
+    )
+    reader.done()
+    return request
+
+
+def read_asked(
+    reader: Reader,
+    caller: Principal,
+    tenant_id: str,
+    *,
+    agent_id: str,
+    user_id: str,
+    resource: context_pb2.Resource,
+    context: context_pb2.ActionContext,
+    input_: struct_pb2.Struct,
+    delegation_chain: tuple[str, ...] = (),
+    execution: Execution = Execution.CALLER,
+) -> ActionRequest:
+    """What is asked, from the fields that submissions and simulations share."""
+    return ActionRequest(
+        tenant_id=tenant_id,
+        agent_id=reader.text(agent_id, "agent_id", 128, required=True, pattern=NAME),
+        caller=caller,
+        resource=Resource(
+            tool_id=reader.text(
+                resource.tool_id, "resource.tool_id", 128, required=True, pattern=NAME
+            ),
+            operation=reader.text(resource.operation, "resource.operation", 128, required=True),
+            target=reader.text(resource.target, "resource.target", 1024),
+        ),
+        user_id=reader.text(user_id, "user_id", 128, pattern=NAME),
+        delegation_chain=delegation_chain,
+        context=ActionContext(
+            environment=reader.text(context.environment, "context.environment", 64),
+            data_types=_read_data_types(reader, context),
+            attributes=reader.text_map(context.attributes, "context.attributes", 32, 512),
+        ),
+        input=reader.json_object(input_, "input"),
+        execution=execution,
+    )
+
+
+def _read_data_types(reader: Reader, context: context_pb2.ActionContext) -> tuple[str, ...] | None:
+    values = reader.texts(context.data_types, "context.data_types", 32, 64)
+    if values == NO_DATA_TYPES:
+        return ()
+    if NO_DATA_TYPES[0] in values:
+        reader.wrong("context.data_types", "'none' stands alone")
+    return values or None
+
+
+def write_action(action: Action) -> action_pb2.Action:
+    """The message of an action; its input stays behind, its digest goes out."""
+    request = action.request
+    data_types = request.context.data_types
+    return action_pb2.Action(
+        action_id=action.action_id,
+        tenant_id=request.tenant_id,
+        agent_id=request.agent_id,
+        user_id=request.user_id,
+        caller=action_pb2.Caller(
+            subject=request.caller.subject,
+            fingerprint_sha256=request.caller.fingerprint_sha256,
+            role=request.caller.role.value,
+            service_account_id=request.caller.service_account_id,
+        ),
+        delegation_chain=request.delegation_chain,
+        resource=context_pb2.Resource(
+            tool_id=request.resource.tool_id,
+            operation=request.resource.operation,
+            target=request.resource.target,
+        ),
+        context=context_pb2.ActionContext(
+            environment=request.context.environment,
+            data_types=NO_DATA_TYPES if data_types == () else data_types or (),
+            attributes=request.context.attributes,
+        ),
+        execution=_EXECUTION_NUMBERS[request.execution],
+        state=_ACTION_STATE_NUMBERS[action.state],
+        input_digest=action.input_digest,
+        action_digest=action.action_digest,
+        created_at=timestamp(action.created_at),
+        updated_at=timestamp(action.updated_at),
+        expires_at=timestamp(action.expires_at),
+        version=action.version,
+        approval_id=action.approval_id,
+        output_digest=action.output_digest,
+        error=action.error,
+    )
+
+
+def write_approval(approval: Approval) -> approval_pb2.Approval:
+    """The message of an approval."""
+    return approval_pb2.Approval(
+        approval_id=approval.approval_id,
+        tenant_id=approval.tenant_id,
+        action_id=approval.action_id,
+        action_digest=approval.action_digest,
+        policy_digest=approval.policy_digest,
+        state=_APPROVAL_STATE_NUMBERS[approval.state],
+        required_approvals=approval.required_approvals,
+        decisions=[
+            approval_pb2.ApprovalDecision(
+                approver=decision.approver,
+                verdict=_VERDICT_NUMBERS[decision.verdict],
+                reason=decision.reason,
+                decided_at=timestamp(decision.decided_at),
+            )
+            for decision in approval.decisions
+        ],
+        created_at=timestamp(approval.created_at),
+        expires_at=timestamp(approval.expires_at),
+        version=approval.version,
+    )
+
+
+def write_submitted(outcome: ActionOutcome) -> action_pb2.SubmitActionResponse:
+    """The answer to a submission."""
+    return action_pb2.SubmitActionResponse(
+        action=write_action(outcome.action),
+        decision=write_decision(outcome.decision),
+        receipts=[write_receipt(receipt) for receipt in outcome.receipts],
+        approval=write_approval(outcome.approval) if outcome.approval else None,
+    )

@@ -1,0 +1,31 @@
+"""What Prometheus reads. Labels are bounded: rpc names, codes and outcomes, never tenants."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """The server's counters, in a registry of their own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.rpcs = Counter("oars_rpcs", "Finished rpcs.", ["method", "code"], registry=registry)
+        self.seconds = Histogram(
+            "oars_rpc_seconds", "Duration of rpcs.", ["method"], buckets=_BUCKETS, registry=registry
+        )
+        self.in_flight = Gauge("oars_rpcs_in_flight", "Rpcs under way.", registry=registry)
+        self.decisions = Counter(
+            "oars_decisions", "Decisions of submitted actions.", ["effect"], registry=registry
+        )
+        self.identity_reloads = Counter(
+            "oars_identity_reloads",
+            "Reloads of the trusted-identities file.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.expired_actions = Counter(
+            "oars_expired_actions", "Actions whose permit or wait ran out.", registry=registry
+        )
+        self.database_up = Gauge(
+            "oars_database_up", "Whether the last probe of the database passed.", registry=registry
+        )

@@ -1,0 +1,201 @@
+"""Policies and decisions: messages ↔ core values."""
+
+from collections.abc import Mapping, Sequence
+
+from oars_grpc.core.decision import Decision
+from oars_grpc.core.evaluation import RuleOutcome
+from oars_grpc.core.policy import (
+    CombiningAlgorithm,
+    Effect,
+    PolicyDocument,
+    Rule,
+    RuleMatch,
+    TimeWindowUtc,
+)
+from oars_grpc.core.risk import RiskTier
+from oars_grpc.core.stored import PolicyState, StoredPolicy
+from oars_grpc.generated.oars.v1 import policy_pb2
+from oars_grpc.transport.reading import Reader, inverse
+from oars_grpc.transport.writing import timestamp
+
+EFFECTS: Mapping[int, Effect] = {
+    policy_pb2.EFFECT_ALLOW: Effect.ALLOW,
+    policy_pb2.EFFECT_DENY: Effect.DENY,
+    policy_pb2.EFFECT_APPROVE: Effect.APPROVE,
+    policy_pb2.EFFECT_QUARANTINE: Effect.QUARANTINE,
+}
+COMBINING: Mapping[int, CombiningAlgorithm] = {
+    policy_pb2.COMBINING_ALGORITHM_STRICTEST_WINS: CombiningAlgorithm.STRICTEST_WINS,
+    policy_pb2.COMBINING_ALGORITHM_FIRST_MATCH: CombiningAlgorithm.FIRST_MATCH,
+}
+TIERS: Mapping[int, RiskTier] = {
+    policy_pb2.RISK_TIER_LOW: RiskTier.LOW,
+    policy_pb2.RISK_TIER_MEDIUM: RiskTier.MEDIUM,
+    policy_pb2.RISK_TIER_HIGH: RiskTier.HIGH,
+    policy_pb2.RISK_TIER_CRITICAL: RiskTier.CRITICAL,
+}
+STATES: Mapping[int, PolicyState] = {
+    policy_pb2.POLICY_STATE_DRAFT: PolicyState.DRAFT,
+    policy_pb2.POLICY_STATE_PUBLISHED: PolicyState.PUBLISHED,
+    policy_pb2.POLICY_STATE_SUPERSEDED: PolicyState.SUPERSEDED,
+}
+_EFFECT_NUMBERS = inverse(EFFECTS)
+_COMBINING_NUMBERS = inverse(COMBINING)
+_TIER_NUMBERS = inverse(TIERS)
+_STATE_NUMBERS = inverse(STATES)
+_MAXIMUM_RULES = 1000
+_MAXIMUM_VALUES = 1000
+
+
+def read_document(message: policy_pb2.PolicyDocument) -> PolicyDocument:
+    """The document of a message; what it means is checked by `validate_document`.
+
+    Raises:
+        InvalidArgument: naming every field of an unknown value or over its length.
+    """
+    reader = Reader()
+    if len(message.rules) > _MAXIMUM_RULES:
+        reader.wrong("document.rules", f"has more than {_MAXIMUM_RULES} entries")
+        reader.done()
+    document = PolicyDocument(
+        name=reader.text(message.name, "document.name", 128, required=True),
+        description=reader.text(message.description, "document.description", 1024, lines=True),
+        combining=reader.one_of(
+            message.combining_algorithm,
+            "document.combining_algorithm",
+            COMBINING,
+            CombiningAlgorithm.STRICTEST_WINS,
+        )
+        or CombiningAlgorithm.STRICTEST_WINS,
+        rules=tuple(
+            _read_rule(reader, rule, f"document.rules[{position}]")
+            for position, rule in enumerate(message.rules)
+        ),
+    )
+    reader.done()
+    return document
+
+
+def _read_rule(reader: Reader, message: policy_pb2.Rule, field: str) -> Rule:
+    return Rule(
+        id=reader.text(message.id, f"{field}.id", 64, required=True),
+        # A missing effect is a violation; DENY stands in until `done` refuses the request.
+        effect=reader.one_of(message.effect, f"{field}.effect", EFFECTS) or Effect.DENY,
+        match=_read_match(reader, message.match, f"{field}.match"),
+        condition=reader.text(message.condition, f"{field}.condition", 2000, lines=True),
+        priority=message.priority,
+        description=reader.text(message.description, f"{field}.description", 1024, lines=True),
+    )
+
+
+def _read_match(reader: Reader, message: policy_pb2.RuleMatch, field: str) -> RuleMatch:
+    def texts(values: Sequence[str], name: str, maximum: int = 256) -> tuple[str, ...]:
+        return reader.texts(values, f"{field}.{name}", _MAXIMUM_VALUES, maximum)
+
+    window = message.time_window_utc if message.HasField("time_window_utc") else None
+    tiers = [
+        reader.one_of(tier, f"{field}.risk_tiers[{position}]", TIERS)
+        for position, tier in enumerate(message.risk_tiers)
+    ]
+    return RuleMatch(
+        tool_ids=texts(message.tool_ids, "tool_ids"),
+        operations=texts(message.operations, "operations"),
+        target_contains=texts(message.target_contains, "target_contains", 1024),
+        risk_tiers=tuple(tier for tier in tiers if tier is not None),
+        environments=texts(message.environments, "environments"),
+        required_data_types=texts(message.required_data_types, "required_data_types"),
+        time_window_utc=TimeWindowUtc(window.start_hour, window.end_hour) if window else None,
+        agent_ids=texts(message.agent_ids, "agent_ids"),
+        user_ids=texts(message.user_ids, "user_ids"),
+    )
+
+
+def write_document(document: PolicyDocument) -> policy_pb2.PolicyDocument:
+    """The message of a document."""
+    return policy_pb2.PolicyDocument(
+        name=document.name,
+        description=document.description,
+        combining_algorithm=_COMBINING_NUMBERS[document.combining],
+        rules=[_write_rule(rule) for rule in document.rules],
+    )
+
+
+def _write_rule(rule: Rule) -> policy_pb2.Rule:
+    match = rule.match
+    window = match.time_window_utc
+    return policy_pb2.Rule(
+        id=rule.id,
+        description=rule.description,
+        priority=rule.priority,
+        effect=_EFFECT_NUMBERS[rule.effect],
+        condition=rule.condition,
+        match=policy_pb2.RuleMatch(
+            tool_ids=match.tool_ids,
+            operations=match.operations,
+            target_contains=match.target_contains,
+            risk_tiers=[_TIER_NUMBERS[tier] for tier in match.risk_tiers],
+            environments=match.environments,
+            required_data_types=match.required_data_types,
+            time_window_utc=policy_pb2.TimeWindowUtc(
+                start_hour=window.start_hour, end_hour=window.end_hour
+            )
+            if window
+            else None,
+            agent_ids=match.agent_ids,
+            user_ids=match.user_ids,
+        ),
+    )
+
+
+def write_policy(policy: StoredPolicy, *, document: bool = True) -> policy_pb2.Policy:
+    """The message of a stored policy, with or without its document."""
+    return policy_pb2.Policy(
+        policy_id=policy.policy_id,
+        tenant_id=policy.tenant_id,
+        version=policy.version,
+        digest=policy.digest,
+        state=_STATE_NUMBERS[policy.state],
+        document=write_document(policy.document) if document else None,
+        created_at=timestamp(policy.created_at),
+        created_by=policy.created_by,
+    )
+
+
+def write_decision(decision: Decision) -> policy_pb2.Decision:
+    """The message of a decision: the rules that counted, then the allow rules that could not."""
+    evaluation, risk = decision.evaluation, decision.risk
+    deciding = frozenset(evaluation.deciding)
+    return policy_pb2.Decision(
+        effect=_EFFECT_NUMBERS[evaluation.effect],
+        policy_id=decision.policy.policy_id,
+        policy_version=decision.policy.version,
+        policy_digest=decision.policy.digest,
+        rules=[
+            _write_outcome(rule, deciding=rule.rule_id in deciding) for rule in evaluation.matched
+        ]
+        + [_write_outcome(rule, deciding=False) for rule in evaluation.skipped],
+        missing_facts=evaluation.missing_facts,
+        facts=[policy_pb2.Fact(name=name, value=value) for name, value in evaluation.facts_read],
+        default_deny=evaluation.default_deny,
+        explanation=evaluation.explanation,
+        risk=policy_pb2.Risk(
+            score=risk.score,
+            tier=_TIER_NUMBERS[risk.tier],
+            signals=[
+                policy_pb2.RiskSignal(name=signal.name, weight=signal.weight, detail=signal.detail)
+                for signal in risk.signals
+            ],
+            operation_class=risk.operation_class.value,
+        ),
+    )
+
+
+def _write_outcome(rule: RuleOutcome, *, deciding: bool) -> policy_pb2.RuleOutcome:
+    return policy_pb2.RuleOutcome(
+        rule_id=rule.rule_id,
+        effect=_EFFECT_NUMBERS[rule.effect],
+        indeterminate=rule.indeterminate,
+        missing_facts=rule.missing,
+        reason=rule.reason,
+        deciding=deciding,
+    )

@@ -1,0 +1,119 @@
+"""PolicyService: parse, call one method, format."""
+
+import grpc
+
+from oars_grpc.core import ids
+from oars_grpc.core.ids import parse_id
+from oars_grpc.core.stored import StoredPolicy
+from oars_grpc.errors import InvalidArgument
+from oars_grpc.generated.oars.v1 import policy_pb2, policy_pb2_grpc
+from oars_grpc.transport.action_messages import read_asked
+from oars_grpc.transport.answers import encoded, sent
+from oars_grpc.transport.current_call import current_call
+from oars_grpc.transport.policy_messages import read_document, write_decision, write_policy
+from oars_grpc.transport.reading import Reader
+from oars_grpc.use_cases.policies import Policies
+
+Context = grpc.ServicerContext
+
+
+class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
+    """Serves `oars.v1.PolicyService`."""
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+
+    def CreatePolicy(
+        self, request: policy_pb2.CreatePolicyRequest, context: Context
+    ) -> policy_pb2.CreatePolicyResponse:
+        """Keep a draft."""
+        tenant_id = Reader.checked_tenant_id(request.tenant_id)
+        if not request.HasField("document"):
+            raise InvalidArgument.of("document", "is required")
+        document = read_document(request.document)
+        answer = self._policies.create(current_call(), tenant_id, document, encoded(_write_created))
+        return sent(policy_pb2.CreatePolicyResponse, answer)
+
+    def GetPolicy(
+        self, request: policy_pb2.GetPolicyRequest, context: Context
+    ) -> policy_pb2.GetPolicyResponse:
+        """Read one."""
+        tenant_id, policy_id = _named(request)
+        policy = self._policies.get(current_call(), tenant_id, policy_id)
+        return policy_pb2.GetPolicyResponse(policy=write_policy(policy))
+
+    def ListPolicies(
+        self, request: policy_pb2.ListPoliciesRequest, context: Context
+    ) -> policy_pb2.ListPoliciesResponse:
+        """Read a page."""
+        tenant_id = Reader.checked_tenant_id(request.tenant_id)
+        page = self._policies.list(current_call(), tenant_id, request.page_size, request.page_token)
+        return policy_pb2.ListPoliciesResponse(
+            policies=[write_policy(policy, document=False) for policy in page.policies],
+            next_page_token=page.next_page_token,
+        )
+
+    def PublishPolicy(
+        self, request: policy_pb2.PublishPolicyRequest, context: Context
+    ) -> policy_pb2.PublishPolicyResponse:
+        """Make a policy the one that decides."""
+        tenant_id, policy_id = _named(request)
+        answer = self._policies.publish(
+            current_call(), tenant_id, policy_id, encoded(_write_published)
+        )
+        return sent(policy_pb2.PublishPolicyResponse, answer)
+
+    def RollbackPolicy(
+        self, request: policy_pb2.RollbackPolicyRequest, context: Context
+    ) -> policy_pb2.RollbackPolicyResponse:
+        """Publish what was published before."""
+        tenant_id, policy_id = _named(request)
+        answer = self._policies.rollback(
+            current_call(), tenant_id, policy_id, encoded(_write_rolled_back)
+        )
+        return sent(policy_pb2.RollbackPolicyResponse, answer)
+
+    def SimulatePolicy(
+        self, request: policy_pb2.SimulatePolicyRequest, context: Context
+    ) -> policy_pb2.SimulatePolicyResponse:
+        """Try a document on a hypothetical action."""
+        call = current_call()
+        tenant_id = call.tenant(Reader.checked_tenant_id(request.tenant_id))
+        reader = Reader()
+        asked = read_asked(
+            reader,
+            call.principal,
+            tenant_id,
+            agent_id=request.agent_id,
+            user_id=request.user_id,
+            resource=request.resource,
+            context=request.context,
+            input_=request.input,
+        )
+        at = reader.moment(request.time, "time") if request.HasField("time") else None
+        reader.done()
+        document = read_document(request.document) if request.HasField("document") else None
+        decision = self._policies.simulate(call, asked, document, at)
+        return policy_pb2.SimulatePolicyResponse(decision=write_decision(decision))
+
+
+def _named(
+    request: policy_pb2.GetPolicyRequest
+    | policy_pb2.PublishPolicyRequest
+    | policy_pb2.RollbackPolicyRequest,
+) -> tuple[str, str]:
+    """Tenant (may be left out) and policy that a request names."""
+    tenant_id = Reader.checked_tenant_id(request.tenant_id)
+    return tenant_id, parse_id(ids.POLICY, request.policy_id, "policy_id")
+
+
+def _write_created(policy: StoredPolicy) -> policy_pb2.CreatePolicyResponse:
+    return policy_pb2.CreatePolicyResponse(policy=write_policy(policy))
+
+
+def _write_published(policy: StoredPolicy) -> policy_pb2.PublishPolicyResponse:
+    return policy_pb2.PublishPolicyResponse(policy=write_policy(policy))
+
+
+def _write_rolled_back(policy: StoredPolicy) -> policy_pb2.RollbackPolicyResponse:
+    return policy_pb2.RollbackPolicyResponse(policy=write_policy(policy))

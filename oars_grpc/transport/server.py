@@ -1,0 +1,154 @@
+"""Assembles the gRPC server: pipeline, services, health, reflection, ports, drain."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from oars_grpc.generated.oars.v1 import (
+    action_pb2,
+    action_pb2_grpc,
+    approval_pb2,
+    approval_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+    receipt_pb2,
+    receipt_pb2_grpc,
+    tenant_pb2,
+    tenant_pb2_grpc,
+)
+from oars_grpc.transport.action_servicer import ActionServicer
+from oars_grpc.transport.approval_servicer import ApprovalServicer
+from oars_grpc.transport.credentials import TlsFiles, add_socket_port, tls_credentials
+from oars_grpc.transport.health import HealthProber
+from oars_grpc.transport.metrics import Metrics
+from oars_grpc.transport.pipeline import Pipeline
+from oars_grpc.transport.policy_servicer import PolicyServicer
+from oars_grpc.transport.receipt_servicer import ReceiptServicer
+from oars_grpc.transport.tenant_servicer import TenantServicer
+from oars_grpc.use_cases.actions import Actions
+from oars_grpc.use_cases.approvals import Approvals
+from oars_grpc.use_cases.policies import Policies
+from oars_grpc.use_cases.receipts import Receipts
+from oars_grpc.use_cases.tenants import Tenants
+
+MAXIMUM_MESSAGE_BYTES = 1024 * 1024
+MAXIMUM_METADATA_BYTES = 32 * 1024
+
+SERVICES = tuple(
+    descriptor.services_by_name[name].full_name
+    for descriptor, name in (
+        (action_pb2.DESCRIPTOR, "ActionService"),
+        (approval_pb2.DESCRIPTOR, "ApprovalService"),
+        (policy_pb2.DESCRIPTOR, "PolicyService"),
+        (receipt_pb2.DESCRIPTOR, "ReceiptService"),
+        (tenant_pb2.DESCRIPTOR, "TenantService"),
+    )
+)
+
+_OPTIONS = (
+    # A second server on the same port would silently take part of the connections.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAXIMUM_METADATA_BYTES),
+    # Certificates are checked in the handshake: connections do not live for ever.
+    ("grpc.max_connection_age_ms", 30 * 60 * 1000),
+    ("grpc.max_connection_age_grace_ms", 60 * 1000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the services call."""
+
+    actions: Actions
+    approvals: Approvals
+    policies: Policies
+    receipts: Receipts
+    tenants: Tenants
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Threads and waiting places; `watch_seconds` is the longest watch."""
+
+    worker_threads: int
+    queued_rpcs: int
+    streams: int
+    watch_seconds: int
+
+
+class OarsServer:
+    """The gRPC server, from start to drain."""
+
+    def __init__(
+        self,
+        *,
+        use_cases: UseCases,
+        make_pipeline: Callable[[ThreadPoolExecutor], Pipeline],
+        limits: ServerLimits,
+        metrics: Metrics,
+        probe: Callable[[], None],
+    ) -> None:
+        self._streams = ThreadPoolExecutor(limits.streams, thread_name_prefix="stream")
+        self._workers = ThreadPoolExecutor(limits.worker_threads, thread_name_prefix="rpc")
+        self._server = grpc.server(
+            self._workers,
+            interceptors=[make_pipeline(self._streams)],
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=limits.worker_threads + limits.queued_rpcs + limits.streams,
+        )
+        self._add_services(use_cases, limits, metrics)
+        health_servicer = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, self._server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        self._prober = HealthProber(health_servicer, SERVICES, probe, metrics)
+
+    def _add_services(self, use_cases: UseCases, limits: ServerLimits, metrics: Metrics) -> None:
+        server = self._server
+        action_pb2_grpc.add_ActionServiceServicer_to_server(
+            ActionServicer(use_cases.actions, metrics, limits.watch_seconds), server
+        )
+        approval_pb2_grpc.add_ApprovalServiceServicer_to_server(
+            ApprovalServicer(use_cases.approvals), server
+        )
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(
+            PolicyServicer(use_cases.policies), server
+        )
+        receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(
+            ReceiptServicer(use_cases.receipts), server
+        )
+        tenant_pb2_grpc.add_TenantServiceServicer_to_server(
+            TenantServicer(use_cases.tenants), server
+        )
+
+    def listen_tls(self, address: str, files: TlsFiles) -> int:
+        """Listen with mutual TLS; the port that was taken (for an address with port 0)."""
+        return self._server.add_secure_port(address, tls_credentials(files))
+
+    def listen_socket(self, address: str) -> None:
+        """Listen on a Unix socket for the sidecar."""
+        add_socket_port(self._server, address)
+
+    def listen_insecure(self, address: str) -> int:
+        """Listen without TLS: development only, on loopback."""
+        return self._server.add_insecure_port(address)
+
+    def start(self) -> None:
+        """Serve."""
+        self._prober.start()
+        self._server.start()
+
+    def drain(self, seconds: float) -> None:
+        """Refuse new calls, let those under way finish within `seconds`, stop."""
+        self._prober.drain()
+        self._server.stop(seconds).wait()
+        self._workers.shutdown(wait=True)
+        self._streams.shutdown(wait=True)

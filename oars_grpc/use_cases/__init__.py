@@ -1,0 +1,1 @@
+"""One class per service, one method per rpc: load, decide, write once."""

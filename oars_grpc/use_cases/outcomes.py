@@ -1,0 +1,36 @@
+"""Idempotency of what administrators change: the outcome commits with the change."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from oars_grpc.core.call import Answer, Call, Encode, StoredOutcome, replay
+from oars_grpc.core.ports import Clock, Registry, RegistryStore
+from oars_grpc.use_cases.recorder import IDEMPOTENCY_LIFETIME
+
+Result = TypeVar("Result")
+
+
+def run_idempotent(
+    store: RegistryStore,
+    clock: Clock,
+    call: Call,
+    tenant_id: str,
+    work: Callable[[Registry], Result],
+    encode: Encode[Result],
+) -> Answer:
+    """Do the work once for each idempotency key; repeat its first answer afterwards."""
+    scope = call.scope(tenant_id)
+
+    def transaction(registry: Registry) -> Answer:
+        if scope is not None:
+            stored = registry.outcome(scope)
+            if stored is not None:
+                return replay(stored, scope)
+        response = encode(work(registry))
+        if scope is not None:
+            now = clock.now()
+            outcome = StoredOutcome(scope, response, now, now + IDEMPOTENCY_LIFETIME)
+            registry.record_outcome(outcome)
+        return Answer(response)
+
+    return store.run(tenant_id, transaction)

@@ -1,0 +1,156 @@
+"""Creates tenants, changes their settings, rotates their keys."""
+
+from dataclasses import dataclass, replace
+
+from oars_grpc.core import ids
+from oars_grpc.core.builtin_policy import BUILTIN_POLICY
+from oars_grpc.core.call import Answer, Call, Encode
+from oars_grpc.core.identity import ANY_TENANT
+from oars_grpc.core.keys import KeyState, TrustedKey
+from oars_grpc.core.page_token import PageTokens, page_limit
+from oars_grpc.core.ports import Chance, Clock, Registry, RegistryStore
+from oars_grpc.core.receipt import SYSTEM
+from oars_grpc.core.stored import StoredPolicy
+from oars_grpc.core.tenant import Tenant, TenantSettings
+from oars_grpc.errors import AlreadyExists, FailedPrecondition, NotFound
+from oars_grpc.use_cases.keyring import WINDOW_GRACE, Keyring
+from oars_grpc.use_cases.outcomes import run_idempotent
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPage:
+    """One page of a listing."""
+
+    tenants: tuple[Tenant, ...]
+    next_page_token: str
+
+
+class Tenants:
+    """The tenant service."""
+
+    def __init__(
+        self,
+        *,
+        registry: RegistryStore,
+        keyring: Keyring,
+        tokens: PageTokens,
+        clock: Clock,
+        chance: Chance,
+    ) -> None:
+        self._registry = registry
+        self._keyring = keyring
+        self._tokens = tokens
+        self._clock = clock
+        self._chance = chance
+
+    def create(
+        self,
+        call: Call,
+        tenant_id: str,
+        display_name: str,
+        settings: TenantSettings,
+        encode: Encode[Tenant],
+    ) -> Answer:
+        """A tenant with a signing key and the built-in policy, published."""
+        call.principal.check_tenant(tenant_id)
+
+        def work(registry: Registry) -> Tenant:
+            now = self._clock.now()
+            tenant = Tenant(tenant_id, display_name, settings, now, version=1)
+            if not registry.insert_tenant(tenant):
+                raise AlreadyExists(f"tenant {tenant_id} exists", reason="TENANT_EXISTS")
+            registry.insert_key(self._keyring.create(tenant_id))
+            policy = registry.insert_policy(
+                StoredPolicy(
+                    policy_id=self._chance.new_id(ids.POLICY),
+                    tenant_id=tenant_id,
+                    version=0,  # the registry gives out the number
+                    digest=BUILTIN_POLICY.digest,
+                    document=BUILTIN_POLICY,
+                    created_at=now,
+                    created_by=SYSTEM,
+                )
+            )
+            registry.publish(tenant_id, policy.policy_id, SYSTEM, now)
+            return tenant
+
+        return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
+
+    def get(self, call: Call, tenant_id: str) -> Tenant:
+        """One of the caller's tenants."""
+        call.principal.check_tenant(tenant_id)
+        tenant = self._registry.find_tenant(tenant_id)
+        if tenant is None:
+            raise self._not_found(tenant_id)
+        return tenant
+
+    def list(self, call: Call, page_size: int, page_token: str) -> TenantPage:
+        """A page of the tenants that the caller belongs to, by id."""
+        limit = page_limit(page_size)
+        own = call.principal.tenant_ids
+        listing = f"tenants {call.principal.subject}"
+        after = self._tokens.read(listing, page_token)
+        tenant_ids = None if ANY_TENANT in own else sorted(own)
+        found = self._registry.list_tenants(tenant_ids, after, limit + 1)
+        page = tuple(found[:limit])
+        token = self._tokens.issue(listing, page[-1].tenant_id) if len(found) > limit else ""
+        return TenantPage(page, token)
+
+    def update(
+        self,
+        call: Call,
+        tenant_id: str,
+        display_name: str,
+        settings: TenantSettings,
+        expected_version: int,
+        encode: Encode[Tenant],
+    ) -> Answer:
+        """Replace name and settings."""
+        call.principal.check_tenant(tenant_id)
+
+        def work(registry: Registry) -> Tenant:
+            tenant = self._locked(registry, tenant_id)
+            if expected_version not in (0, tenant.version):
+                raise FailedPrecondition(
+                    f"tenant {tenant_id} is at version {tenant.version}, not {expected_version}",
+                    reason="VERSION_MISMATCH",
+                )
+            changed = replace(
+                tenant,
+                display_name=display_name,
+                settings=settings,
+                version=tenant.version + 1,
+            )
+            registry.update_tenant(changed)
+            return changed
+
+        return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
+
+    def rotate_key(self, call: Call, tenant_id: str, encode: Encode[TrustedKey]) -> Answer:
+        """Retire the active key and make a new one active in the same transaction.
+
+        The windows overlap by a grace on either side (`keyring.WINDOW_GRACE`).
+        """
+        call.principal.check_tenant(tenant_id)
+
+        def work(registry: Registry) -> TrustedKey:
+            self._locked(registry, tenant_id)
+            created = self._keyring.create(tenant_id)
+            for key in registry.keys(tenant_id):
+                if key.state is KeyState.ACTIVE:
+                    ends = self._clock.now() + WINDOW_GRACE
+                    registry.update_key(replace(key, state=KeyState.RETIRED, valid_until=ends))
+            registry.insert_key(created)
+            return created.trusted
+
+        return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
+
+    def _locked(self, registry: Registry, tenant_id: str) -> Tenant:
+        tenant = registry.lock_tenant(tenant_id)
+        if tenant is None:
+            raise self._not_found(tenant_id)
+        return tenant
+
+    @staticmethod
+    def _not_found(tenant_id: str) -> NotFound:
+        return NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")

@@ -1,0 +1,109 @@
+"""Many writers at once."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+from sqlalchemy import Engine
+
+from oars_grpc.core.action import ActionState
+from oars_grpc.core.stored import Change, Committed, CommitResult, Replayed, Superseded
+from oars_grpc.storage.ledger import PostgresLedger
+from tests.support.database import check_ledger, opened
+from tests.support.factories import make_change, make_next_change, make_outcome
+
+TENANTS = ("acme", "globex")
+
+
+def _together(
+    count: int, work: Callable[[int], Sequence[CommitResult]]
+) -> list[Sequence[CommitResult]]:
+    """Run the work in that many threads, all of which begin at the same moment."""
+    barrier = Barrier(count)
+
+    def begin(number: int) -> Sequence[CommitResult]:
+        barrier.wait(30)
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(begin, range(count)))
+
+
+def test_indices_have_no_gaps_whoever_commits(database_url: str) -> None:
+    with opened(database_url) as one, opened(database_url) as other:
+        ledgers = [PostgresLedger(one), PostgresLedger(other)]
+
+        def work(number: int) -> Sequence[CommitResult]:
+            results: list[CommitResult] = []
+            for turn in range(8):
+                # Tenants in both orders: heads are locked in one order all the same.
+                order = TENANTS if (number + turn) % 2 else TENANTS[::-1]
+                batch = [make_change(tenant_id) for tenant_id in order * (1 + turn % 3)]
+                results += ledgers[number % 2].commit(batch)
+            return results
+
+        results = _together(8, work)
+    assert {result for part in results for result in part} == {Committed()}
+    changes = sum(len(part) for part in results)
+    assert check_ledger(database_url) == 2 * changes
+
+
+def test_fifty_calls_under_one_key_have_one_outcome(database_url: str) -> None:
+    with opened(database_url, pool_size=50) as engine:
+        ledger = PostgresLedger(engine)
+        changes = [
+            make_change(outcome=make_outcome(response=b"answer %d" % number))
+            for number in range(50)
+        ]
+        results = [
+            results[0] for results in _together(50, lambda number: ledger.commit([changes[number]]))
+        ]
+    winners = [number for number, result in enumerate(results) if result == Committed()]
+    assert len(winners) == 1
+    replayed = {result.outcome for result in results if isinstance(result, Replayed)}
+    assert replayed == {changes[winners[0]].outcome}
+    assert Counter(map(type, results)) == {Committed: 1, Replayed: 49}
+    assert check_ledger(database_url) == 2
+
+
+def test_crossing_keys_in_batches_of_any_order_settle(database_url: str) -> None:
+    keys = [f"key-{number}" for number in range(10)]
+
+    def batch(number: int) -> list[Change]:
+        order = keys if number % 2 else keys[::-1]
+        return [make_change(TENANTS[0], outcome=make_outcome(key=key)) for key in order]
+
+    with opened(database_url, pool_size=8) as engine:
+        ledger = PostgresLedger(engine)
+        batches = [batch(number) for number in range(8)]
+        results = _together(8, lambda number: ledger.commit(batches[number]))
+    counted = Counter(type(result) for part in results for result in part)
+    assert counted == {Committed: 10, Replayed: 70}
+    assert check_ledger(database_url) == 20
+
+
+def test_of_racing_transitions_one_wins(engine: Engine, database_url: str) -> None:
+    ledger = PostgresLedger(engine)
+    created = [make_change() for _ in range(5)]
+    ledger.commit(created)
+
+    def work(number: int) -> Sequence[CommitResult]:
+        order = created if number % 2 else created[::-1]
+        state = ActionState.EXECUTED if number % 2 else ActionState.FAILED
+        return ledger.commit([make_next_change(change.stored, state) for change in order])
+
+    results = _together(8, work)
+    counted = Counter(type(result) for part in results for result in part)
+    assert counted == {Committed: 5, Superseded: 35}
+    assert check_ledger(database_url) == 15
+
+
+def test_one_action_created_by_many_at_once_is_created_once(
+    engine: Engine, database_url: str
+) -> None:
+    ledger = PostgresLedger(engine)
+    change = make_change()
+    results = _together(8, lambda _: ledger.commit([change]))
+    assert Counter(type(part[0]) for part in results) == {Committed: 1, Superseded: 7}
+    assert check_ledger(database_url) == 2

@@ -1,0 +1,199 @@
+"""Connections and servers that die at every point of a commit."""
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event
+
+from oars_grpc.core.stored import Change, Committed, Replayed, Superseded
+from oars_grpc.errors import Unavailable
+from oars_grpc.local.postgres import EmbeddedPostgres
+from oars_grpc.storage.engine import ping
+from oars_grpc.storage.ledger import PostgresLedger
+from oars_grpc.storage.schema import migrate
+from tests.support.database import check_ledger, create_tenant, execute, opened
+from tests.support.factories import make_approval, make_change, make_next_change, make_outcome
+
+# set_config, actions, approvals, keys, heads, growth, action, input, update, approval, receipts,
+# payloads: what the batch below executes before COMMIT.
+STATEMENTS = 12
+
+
+class Fault:
+    """Kills the backend of a connection before the statement of a number."""
+
+    def __init__(self, engine: Engine, url: str, statement: int) -> None:
+        self.seen = 0
+        self._url, self._statement = url, statement
+        event.listen(engine, "before_cursor_execute", self._count)
+
+    def _count(self, connection: Connection, *_: Any) -> None:
+        self.seen += 1
+        if self.seen == self._statement:
+            _terminate(connection, self._url)
+
+
+def _terminate(connection: Connection, url: str) -> None:
+    driver: Any = connection.connection.driver_connection
+    execute(url, f"SELECT pg_terminate_backend({driver.info.backend_pid}, 5000)")
+
+
+def _batch(created: Change) -> list[Change]:
+    """A batch that needs every statement of the write path."""
+    change = make_change(outcome=make_outcome())
+    approval = make_approval(change.stored.action)
+    return [
+        Change(change.stored, 0, change.receipts, approval=approval, outcome=change.outcome),
+        make_next_change(created.stored),
+    ]
+
+
+@pytest.fixture
+def created(ledger: PostgresLedger) -> Change:
+    change = make_change()
+    assert ledger.commit([change]) == [Committed()]
+    return change
+
+
+def test_the_batch_of_these_tests_has_as_many_statements_as_they_assume(
+    ledger: PostgresLedger, engine: Engine, database_url: str, created: Change
+) -> None:
+    counter = Fault(engine, database_url, 0)
+    ledger.commit(_batch(created))
+    assert counter.seen == STATEMENTS
+
+
+def test_a_connection_dead_before_the_first_statement_costs_nothing(
+    ledger: PostgresLedger, engine: Engine, database_url: str, created: Change
+) -> None:
+    Fault(engine, database_url, 1)
+    assert ledger.commit(_batch(created)) == [Committed(), Committed()]
+    assert check_ledger(database_url) == 5
+
+
+@pytest.mark.parametrize("statement", range(2, STATEMENTS + 1))
+def test_a_connection_killed_before_a_statement_leaves_nothing_behind(
+    ledger: PostgresLedger, engine: Engine, database_url: str, created: Change, statement: int
+) -> None:
+    Fault(engine, database_url, statement)
+    batch = _batch(created)
+    with pytest.raises(Unavailable, match="^the database is out of reach$"):
+        ledger.commit(batch)
+    assert check_ledger(database_url) == 2
+    assert batch[0].outcome is not None
+    assert ledger.basis("acme", batch[0].outcome.scope).outcome is None
+    assert ledger.find_action(["acme"], created.stored.action.action_id) == created.stored
+    assert ledger.commit(batch) == [Committed(), Committed()]
+    assert check_ledger(database_url) == 5
+
+
+@pytest.mark.parametrize("persisted", [False, True])
+def test_a_connection_lost_at_commit_is_unavailable_and_the_key_tells_what_became_of_it(
+    ledger: PostgresLedger, engine: Engine, database_url: str, created: Change, *, persisted: bool
+) -> None:
+    commits = 0
+
+    @event.listens_for(engine, "commit")
+    def lose(connection: Connection) -> None:
+        nonlocal commits
+        commits += 1
+        if commits > 1:
+            return
+        driver: Any = connection.connection.driver_connection
+        if persisted:
+            driver.commit()
+            driver.close()
+        else:
+            _terminate(connection, database_url)
+
+    batch = _batch(created)
+    with pytest.raises(Unavailable, match="^the database is out of reach$"):
+        ledger.commit(batch)
+    assert commits == 1
+    assert check_ledger(database_url) == (5 if persisted else 2)
+    again = ledger.commit(batch)
+    assert batch[0].outcome is not None
+    first = Replayed(batch[0].outcome)
+    assert again == ([first, Superseded()] if persisted else [Committed(), Committed()])
+    assert check_ledger(database_url) == 5
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server of the test's own, to be killed."""
+    with tempfile.TemporaryDirectory(prefix="oars-") as directory:
+        server = EmbeddedPostgres(Path(directory), settings={"fsync": "off"})
+        with server:
+            migrate(server.url)
+            yield server
+
+
+def test_a_killed_server_makes_calls_unavailable_and_loses_nothing_it_confirmed(
+    own_server: EmbeddedPostgres,
+) -> None:
+    url = own_server.url
+    confirmed: list[str] = []
+    unavailable = threading.Event()
+    stop = threading.Event()
+    surprises: list[BaseException] = []
+
+    with opened(url, pool_size=4) as engine:
+        create_tenant(engine, "acme")
+        ledger = PostgresLedger(engine)
+
+        def work(number: int) -> None:
+            turn = 0
+            while not stop.is_set():
+                turn += 1
+                change = make_change(outcome=make_outcome(key=f"{number}-{turn}"))
+                try:
+                    results = ledger.commit([change])
+                except Unavailable:
+                    unavailable.set()
+                    time.sleep(0.02)
+                except BaseException as error:  # noqa: BLE001 - told to the test below
+                    surprises.append(error)
+                    return
+                else:
+                    assert results == [Committed()]
+                    confirmed.append(change.stored.action.action_id)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        _wait_until(lambda: len(confirmed) > 20)
+        os.kill(own_server.pid, signal.SIGKILL)
+        assert unavailable.wait(20)
+        with pytest.raises(Unavailable):
+            _until_refused(engine)
+        own_server.start()
+        before = len(confirmed)
+        _wait_until(lambda: len(confirmed) > before + 20)
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+        assert surprises == []
+        check_ledger(url)
+        missing = [one for one in confirmed if ledger.find_action(["acme"], one) is None]
+        assert missing == []
+
+
+def _wait_until(condition: Any, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _until_refused(engine: Engine) -> None:
+    """Backends outlive their postmaster by a moment."""
+    for _ in range(500):
+        ping(engine)
+        time.sleep(0.01)

@@ -1,0 +1,79 @@
+"""Work over all tenants."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from oars_grpc.core.action import ActionState
+from oars_grpc.core.ports import UpkeepStore
+from oars_grpc.core.stored import DueAction
+from oars_grpc.storage.ledger import PostgresLedger
+from oars_grpc.storage.tables import DUE_STATES
+from oars_grpc.storage.upkeep import PostgresUpkeepStore
+from tests.support.factories import NOW, make_change, make_outcome
+
+# The class satisfies the port; mypy checks it.
+_: type[UpkeepStore] = PostgresUpkeepStore
+
+
+@pytest.fixture
+def upkeep(engine: Engine) -> PostgresUpkeepStore:
+    return PostgresUpkeepStore(engine)
+
+
+def test_actions_of_all_tenants_fall_due_at_their_time_in_the_states_that_wait(
+    ledger: PostgresLedger, upkeep: PostgresUpkeepStore
+) -> None:
+    due = [
+        make_change(tenant_id, state=state, expires_at=NOW + timedelta(seconds=place))
+        for place, (state, tenant_id) in enumerate(
+            (state, tenant_id)
+            for state in (
+                ActionState.APPROVED,
+                ActionState.APPROVAL_REQUIRED,
+                ActionState.QUARANTINED,
+            )
+            for tenant_id in ("acme", "globex")
+        )
+    ]
+    others = [
+        make_change(state=state, expires_at=NOW)
+        for state in ActionState
+        if state.value not in DUE_STATES
+    ]
+    later = make_change(expires_at=NOW + timedelta(days=1))
+    never = make_change(expires_at=None)
+    ledger.commit([*due, *others, later, never])
+    expected = [
+        DueAction(change.stored.action.request.tenant_id, change.stored.action.action_id)
+        for change in due
+    ]
+    assert upkeep.due_actions(NOW - timedelta(seconds=1), 100) == []
+    assert upkeep.due_actions(NOW, 100) == expected[:1]
+    assert upkeep.due_actions(NOW + timedelta(hours=1), 100) == expected
+    assert upkeep.due_actions(NOW + timedelta(hours=1), 2) == expected[:2]
+
+
+def test_only_expired_outcomes_are_forgotten_and_their_keys_are_free_again(
+    ledger: PostgresLedger, upkeep: PostgresUpkeepStore
+) -> None:
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    expired = [
+        make_outcome(tenant_id, key=f"old-{number}", expires_at=past)
+        for tenant_id in ("acme", "globex")
+        for number in range(2)
+    ]
+    kept = make_outcome(key="new")
+    ledger.commit([make_change(o.scope.tenant_id, outcome=o) for o in (*expired, kept)])
+    assert upkeep.purge_outcomes(past - timedelta(days=1), 100) == 0
+    assert upkeep.purge_outcomes(past + timedelta(days=1), 3) == 3
+    assert upkeep.purge_outcomes(past + timedelta(days=1), 3) == 1
+    # Not even a clock that has gone wrong makes it forget what the database thinks is valid.
+    assert upkeep.purge_outcomes(datetime(3001, 1, 1, tzinfo=UTC), 100) == 0
+    assert ledger.basis("acme", kept.scope).outcome == kept
+    assert ledger.basis("acme", expired[0].scope).outcome is None
+    again = make_change(outcome=replace(expired[0], response=b"new"))
+    ledger.commit([again])
+    assert ledger.basis("acme", expired[0].scope).outcome == again.outcome

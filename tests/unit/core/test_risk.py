@@ -1,0 +1,178 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from oars_grpc.core.action import ActionContext, ActionRequest, Resource
+from oars_grpc.core.identity import Principal, Role
+from oars_grpc.core.risk import (
+    OperationClass,
+    RiskAssessment,
+    RiskConfig,
+    RiskTier,
+    assess_risk,
+    classify_operation,
+    tier_of,
+)
+
+CALLER = Principal("spiffe://acme/a", "f" * 64, Role.AGENT, frozenset({"acme"}))
+
+
+def assess(
+    operation: str,
+    environment: str = "production",
+    *,
+    data_types: tuple[str, ...] | None = (),
+    target: str = "T-1",
+    input_value: Mapping[str, Any] | None = None,
+    config: RiskConfig | None = None,
+    evidence: Mapping[str, float] | None = None,
+) -> RiskAssessment:
+    request = ActionRequest(
+        tenant_id="acme",
+        agent_id="agent-1",
+        caller=CALLER,
+        resource=Resource("tool", operation, target),
+        context=ActionContext(environment, data_types),
+        input=input_value or {},
+    )
+    return assess_risk(request, config or RiskConfig(), evidence)
+
+
+@pytest.mark.parametrize(
+    ("score", "tier"),
+    [
+        (0, "low"),
+        (39, "low"),
+        (40, "medium"),
+        (69, "medium"),
+        (70, "high"),
+        (89, "high"),
+        (90, "critical"),
+        (100, "critical"),
+    ],
+)
+def test_tiers_begin_where_the_design_says(score: int, tier: str) -> None:
+    assert tier_of(score) == RiskTier(tier)
+
+
+@pytest.mark.parametrize("environment", ["production", "staging", "dev", ""])
+def test_reading_is_low_and_ordinary_writing_below_high_everywhere(environment: str) -> None:
+    assert assess("get_ticket", environment).tier is RiskTier.LOW
+    assert assess("create_ticket", environment).tier in {RiskTier.LOW, RiskTier.MEDIUM}
+
+
+def test_money_is_high_and_destruction_critical_in_production() -> None:
+    assert assess("transfer_funds").tier is RiskTier.HIGH
+    assert assess("delete_repository").tier is RiskTier.CRITICAL
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        ("delete_repository", "destructive"),
+        ("get_and_delete", "destructive"),
+        ("Drop_Database", "destructive"),
+        ("dropTable", "destructive"),
+        ("HTTPDelete", "destructive"),
+        ("dElEtE", "destructive"),
+        ("DELETE", "destructive"),
+        ("delete2", "destructive"),
+        ("records.purge", "destructive"),
+        ("\uff24\uff25\uff2c\uff25\uff34\uff25", "destructive"),  # fullwidth DELETE
+        ("de\u200blete_file", "destructive"),  # zero-width space within
+        ("get\u200bdelete", "destructive"),  # zero-width space between
+        ("de\u00adlete", "destructive"),  # soft hyphen
+        ("de\ufe0flete", "destructive"),  # variation selector
+        ("get\ndelete", "destructive"),
+        ("d\u00e9lete", "destructive"),  # an accent
+        ("undelete", "write"),
+        ("list_deleted_items", "read"),
+        ("transferFunds", "money"),
+        ("get_payment", "money"),
+        ("grant_role", "permission"),
+        ("run_query", "execute"),
+        ("create_ticket", "write"),
+        ("search_tickets", "read"),
+        ("frobnicate", "unknown"),
+        ("getdelete", "unknown"),
+        ("", "unknown"),
+        ("d\u0435lete", "unknown"),  # Cyrillic e
+        ("get_d\u0435lete", "unknown"),  # a harmless word beside a lookalike
+        ("delete_d\u0435lete", "destructive"),
+    ],
+)
+def test_the_most_severe_whole_word_gives_the_class(operation: str, expected: str) -> None:
+    assert classify_operation(operation)[0] == OperationClass(expected)
+
+
+def test_unknown_operations_are_never_low_whatever_the_weights() -> None:
+    harmless = RiskConfig(unknown=0, production=0, unstated_data_types=0)
+    assessment = assess("frobnicate", "dev", config=harmless)
+    assert assessment.tier is RiskTier.MEDIUM
+    assert sum(signal.weight for signal in assessment.signals) == assessment.score == 40
+
+
+@pytest.mark.parametrize(
+    "environment",
+    ["", "\u200b", "production", "PROD", "prd-eu", "live", "preprod", "non-production", "d\u0435v"],
+)
+def test_an_environment_not_known_harmless_counts_as_production(environment: str) -> None:
+    assert assess("get", environment).score == assess("get", "production").score
+
+
+@pytest.mark.parametrize("environment", ["dev", "Staging", "qa-2", "eu-test", "CI", "\uff44ev"])
+def test_harmless_environments_add_nothing(environment: str) -> None:
+    assert assess("get", environment).score == RiskConfig().read
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_types": ("pii",)},
+        {"data_types": ("user-PHI",)},
+        {"data_types": ("api-credentials",)},
+        {"data_types": None},
+        {"target": "*"},
+        {"target": "users/%"},
+        {"target": "../etc"},
+        {"target": "/"},
+        {"target": "\uff0a"},  # fullwidth asterisk
+        {"target": "orders-PROD"},
+        {"input_value": {"text": "x" * 70_000}},
+        {"evidence": {"coherence": 0.4}},
+    ],
+)
+def test_each_circumstance_raises_the_score(change: dict[str, Any]) -> None:
+    plain, raised = assess("update", "dev"), assess("update", "dev", **change)
+    assert raised.score > plain.score
+    assert len(raised.signals) == len(plain.signals) + 1
+
+
+def test_lower_coherence_raises_more_and_good_coherence_nothing() -> None:
+    scores = [assess("get", evidence={"coherence": c}).score for c in (0.9, 0.5, 0.49, 0.25, 0.1)]
+    assert scores[0] == scores[1] == assess("get").score
+    assert scores[1] < scores[2] == scores[3] < scores[4]
+
+
+def test_the_score_is_the_sum_of_the_signals_up_to_one_hundred() -> None:
+    assessment = assess("transfer", "dev", target="prod/*", data_types=None)
+    assert assessment.score == sum(signal.weight for signal in assessment.signals) <= 100
+    everything = assess("delete", target="prod/*", data_types=("pii", "secrets"))
+    assert everything.score == 100
+
+
+def test_weights_round_trip_and_partial_weights_keep_defaults() -> None:
+    config = RiskConfig(production=33)
+    assert RiskConfig.from_json(config.to_json()) == config
+    assert RiskConfig.from_json({"production": 33}) == config
+    assert assess("get", config=config).score == 10 + 33
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"nope": 1}, {"read": -1}, {"read": 101}, {"read": 1.5}, {"read": True}, {"read": "1"}],
+)
+def test_wrong_weights_are_refused(value: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(value))):
+        RiskConfig.from_json(value)
