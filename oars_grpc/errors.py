@@ -8,6 +8,11 @@ opaque INTERNAL.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Violations travel twice in the trailers, as text and as details, both encoded; a gRPC client
+# accepts 8 KiB of trailers and reports anything longer as an error of its own.
+MAXIMUM_VIOLATION_BYTES = 1200
+MAXIMUM_DESCRIPTION = 300  # characters
+
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
@@ -39,13 +44,28 @@ class InvalidArgument(OarsError):
     reason = "INVALID_ARGUMENT"
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
-        self.violations = tuple(violations)
+        self.violations = _sendable(violations)
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
 
     @classmethod
     def of(cls, field: str, description: str) -> "InvalidArgument":
         """The common case of one violation."""
         return cls([FieldViolation(field, description)])
+
+
+def _sendable(violations: Sequence[FieldViolation]) -> tuple[FieldViolation, ...]:
+    """The first of the violations, as many as reach the caller, and how many more there are."""
+    kept: list[FieldViolation] = []
+    size = 0
+    for full in violations:
+        # Some descriptions quote what was sent.
+        violation = FieldViolation(full.field, full.description[:MAXIMUM_DESCRIPTION])
+        size += len(violation.field.encode()) + len(violation.description.encode())
+        if kept and size > MAXIMUM_VIOLATION_BYTES:
+            more = f"there are {len(violations) - len(kept)} more violations"
+            return (*kept, FieldViolation("request", more))
+        kept.append(violation)
+    return tuple(kept)
 
 
 class Unauthenticated(OarsError):

@@ -78,7 +78,6 @@ def serve(settings: Settings) -> None:
         signal.signal(number, lambda *_: stopping.set())
     with ExitStack() as stack:
         start(settings, stack)
-        _log.info("listening", address=settings.listen, mode=settings.mtls_mode)
         stopping.wait()
         _log.info("draining", seconds=settings.drain_seconds)
 
@@ -154,10 +153,11 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
         metrics=metrics,
         probe=lambda: ping(engine),
     )
-    _listen(settings, server)
+    address = _listen(settings, server)
     _run_upkeep(upkeep, settings.upkeep_seconds, metrics, stack)
     server.start()
     stack.callback(server.drain, settings.drain_seconds)
+    _log.info("listening", address=address, mode=settings.mtls_mode)
     return server
 
 
@@ -179,7 +179,12 @@ def _metrics_registry(settings: Settings, stack: ExitStack) -> CollectorRegistry
     registry = CollectorRegistry()
     if settings.metrics_listen is not None:
         host, port = settings.metrics_listen
-        http, thread = start_http_server(port, addr=host, registry=registry)
+        try:
+            http, thread = start_http_server(port, addr=host, registry=registry)
+        except OSError as error:
+            raise ConfigurationError(
+                f"OARS_METRICS_LISTEN: cannot listen on {host}:{port}: {error.strerror}"
+            ) from error
         stack.callback(thread.join)
         stack.callback(http.server_close)
         stack.callback(http.shutdown)
@@ -199,17 +204,20 @@ def _authenticator(settings: Settings, metrics: Metrics, clock: SystemClock) -> 
     return DevelopmentAuthenticator(identities, settings.development_identity)
 
 
-def _listen(settings: Settings, server: OarsServer) -> None:
+def _listen(settings: Settings, server: OarsServer) -> str:
+    """Listen where the settings say; the address, with the port taken where they leave it open."""
     if settings.listen.startswith("unix:"):
         server.listen_socket(settings.listen)
-    elif settings.mtls_mode == "off":
-        server.listen_insecure(settings.listen)
+        return settings.listen
+    if settings.mtls_mode == "off":
+        port = server.listen_insecure(settings.listen)
     else:
         files = settings.certificate_file, settings.private_key_file, settings.client_ca_file
         certificate, key, authorities = files
         if certificate is None or key is None or authorities is None:
             raise ConfigurationError("TLS needs certificate, private key and client CA files")
-        server.listen_tls(settings.listen, TlsFiles(certificate, key, authorities))
+        port = server.listen_tls(settings.listen, TlsFiles(certificate, key, authorities))
+    return f"{settings.listen.rpartition(':')[0]}:{port}"
 
 
 def _run_upkeep(upkeep: Upkeep, pause: float, metrics: Metrics, stack: ExitStack) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from limits import parse
+
 from oars_grpc.errors import ConfigurationError
 
 PREFIX = "OARS_"
@@ -124,7 +126,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         queued_rpcs=reader.number("OARS_QUEUED_RPCS", 1, 100_000),
         streams=reader.number("OARS_STREAMS", 1, 10_000),
         watch_seconds=reader.number("OARS_WATCH_SECONDS", 1, 86_400),
-        rate_limit=reader.text("OARS_RATE_LIMIT"),
+        rate_limit=reader.rate("OARS_RATE_LIMIT"),
         drain_seconds=reader.number("OARS_DRAIN_SECONDS", 0, 3600),
         metrics_listen=reader.address("OARS_METRICS_LISTEN"),
         upkeep_seconds=reader.number("OARS_UPKEEP_SECONDS", 1, 3600),
@@ -178,9 +180,18 @@ class _Reader:
 
     def number(self, name: str, minimum: int, maximum: int) -> int:
         value = self.text(name)
-        if not (value.isascii() and value.isdecimal() and minimum <= int(value) <= maximum):
+        digits = value.isascii() and value.isdecimal() and len(value) <= len(str(maximum))
+        if not digits or not minimum <= int(value) <= maximum:
             raise ConfigurationError(f"{name} must be from {minimum} to {maximum}, not {value!r}")
         return int(value)
+
+    def rate(self, name: str) -> str:
+        value = self.text(name)
+        try:
+            parse(value)
+        except ValueError as error:
+            raise ConfigurationError(f"{name} must be like 500/second, not {value!r}") from error
+        return value
 
     def file(self, name: str, *, required: bool) -> Path | None:
         return self.required_file(name) if required or self.text(name) else None
@@ -196,7 +207,8 @@ class _Reader:
         if value == "off":
             return None
         host, _, port = value.rpartition(":")
-        if not host or not (port.isascii() and port.isdecimal() and int(port) < 65536):
+        digits = port.isascii() and port.isdecimal() and len(port) <= 5
+        if not host or not digits or int(port) > 65535:
             raise ConfigurationError(f"{name} must be host:port or off, not {value!r}")
         return host.strip("[]"), int(port)
 
@@ -204,7 +216,10 @@ class _Reader:
         url = self.text(name)
         if not url:
             return ""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # its text and its context would show the password
+            raise ConfigurationError(f"{name} is not a URL") from None
         if parts.scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise ConfigurationError(f"{name} must begin with postgresql://")
         password_file = self.file("OARS_DATABASE_PASSWORD_FILE", required=False)
@@ -213,6 +228,9 @@ class _Reader:
             user, _, host = netloc.rpartition("@")
             if not user or ":" in user:
                 raise ConfigurationError(f"{name} must name a user, and no password of its own")
-            password = quote(password_file.read_text(encoding="utf-8").strip(), safe="")
+            try:
+                password = quote(password_file.read_text(encoding="utf-8").strip(), safe="")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigurationError(f"{password_file}: is not a file of text") from error
             netloc = f"{user}:{password}@{host}"
         return urlunsplit(parts._replace(scheme="postgresql", netloc=netloc))

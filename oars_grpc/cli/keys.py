@@ -51,7 +51,7 @@ def generate(file: Path) -> None:
 def list_keys(connection_file: Path, tenant: str) -> None:
     """Print a tenant's public keys as JSON: the file that `oars verify --keys` takes."""
     connection = _read(connection_file)
-    tenant = tenant or connection["tenant_id"]
+    tenant = tenant or connection["tenant"]
     with _client(connection, "auditor") as client:
         click.echo(json.dumps(_checked(client.get(f"/v1/trust/tenants/{tenant}/keys")), indent=2))
 
@@ -62,7 +62,7 @@ def list_keys(connection_file: Path, tenant: str) -> None:
 def rotate(connection_file: Path, tenant: str) -> None:
     """Retire a tenant's signing key and make a new one active."""
     connection = _read(connection_file)
-    tenant = tenant or connection["tenant_id"]
+    tenant = tenant or connection["tenant"]
     with _client(connection, "admin") as client:
         answer = _checked(client.post(f"/v1/tenants/{tenant}/keys:rotate", json={}))
     click.echo(f"{tenant} signs with key {answer['key']['keyId']} from now on")
@@ -71,7 +71,7 @@ def rotate(connection_file: Path, tenant: str) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         connection: dict[str, Any] = read_json(path)
-        connection["rest_url"], connection["ca_certificate"], connection["tenant_id"]
+        connection["rest_url"], connection["ca_certificate"], connection["tenant"]
     except (ValueError, KeyError, TypeError) as error:
         raise click.UsageError(f"{path}: is no connection.json: {error}") from error
     return connection

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from oars_grpc.cli.key_files import envelopes, read_json, trusted_keys
@@ -105,11 +106,19 @@ def _print(results: Sequence[tuple[Path, Verification]]) -> None:
     table = Table("receipt", "signature", "key trust", "schema", "chain", "verdict")
     for path, result in results:
         receipt = result.receipt
-        name = f"{receipt.type}\n[dim]{receipt.receipt_id}[/]" if receipt else str(path)
+        name = _printable(str(path))
+        if receipt:
+            name = f"{_printable(receipt.type)}\n[dim]{_printable(receipt.receipt_id)}[/]"
         verdict = "[bold green]valid[/]" if result.valid else "[bold red]NOT VALID[/]"
         table.add_row(name, *(_MARKS[check.result] for check in result.checks), verdict)
     console = Console()
     console.print(table)
     for path, result in results:
         for error in result.errors:
-            console.print(f"{path}: {error}", style="red", markup=False)
+            console.print(_printable(f"{path}: {error}"), style="red")
+
+
+def _printable(text: str) -> str:
+    """Text from a file made safe for a terminal: it may be hostile, and pose as a verdict."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return escape(shown)

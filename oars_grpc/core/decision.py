@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from oars_grpc.core.action import ActionRequest
+from oars_grpc.core.canonical import sha256_hex, statement_json
 from oars_grpc.core.evaluation import Evaluation, RuleOutcome, evaluate
 from oars_grpc.core.facts import action_facts
 from oars_grpc.core.policy import Effect
@@ -59,8 +60,62 @@ def decide(
     return Decision(reference, evaluate(policy, action_facts(request, risk, now)), risk)
 
 
+# Receipts are leaves of a log whose entries hold at most 65,535 bytes (C2SP tlog-tiles), and a
+# policy may have a thousand rules that match. Bytes of each list that a receipt repeats:
+_RULES_BYTES, _FACTS_BYTES, _NAMES_BYTES = 12_288, 6_144, 2_048
+_MAXIMUM_TEXT = 256
+
+
+def decision_for_receipt(decision: Decision) -> dict[str, Any]:
+    """The decision as receipts carry it: lists cut to their bounds, and the digest of the whole.
+
+    `decisionDigest` is SHA-256 over the canonical form of the whole record, which storage keeps;
+    `omitted` counts the entries that were cut, and is empty in any ordinary decision.
+    """
+    whole = decision_to_json(decision)
+    facts = [{"name": fact["name"], "value": _short(fact["value"])} for fact in whole["facts"]]
+    bounds = {
+        "rules": (whole["rules"], _RULES_BYTES),
+        "skippedRules": (whole["skippedRules"], _NAMES_BYTES),
+        "decidingRules": (whole["decidingRules"], _NAMES_BYTES),
+        "missingFacts": (whole["missingFacts"], _NAMES_BYTES),
+        "facts": (facts, _FACTS_BYTES),
+    }
+    kept = {name: _within(entries, limit) for name, (entries, limit) in bounds.items()}
+    omitted = {
+        name: len(entries) - len(kept[name])
+        for name, (entries, _) in bounds.items()
+        if len(entries) > len(kept[name])
+    }
+    return {
+        **whole,
+        **kept,
+        "explanation": whole["explanation"][:1024],
+        "omitted": omitted,
+        "decisionDigest": sha256_hex(statement_json(whole)),
+    }
+
+
+def _within(entries: list[Any], limit: int) -> list[Any]:
+    """The first entries that together take at most `limit` bytes."""
+    kept, size = [], 0
+    for entry in entries:
+        size += len(statement_json(entry)) + 1
+        if size > limit:
+            break
+        kept.append(entry)
+    return kept
+
+
+def _short(value: str) -> str:
+    """A fact's text, or the digest of a long one: the receipt has it elsewhere, or no business."""
+    if len(value) <= _MAXIMUM_TEXT:
+        return value
+    return f"sha256:{sha256_hex(value.encode())}"
+
+
 def decision_to_json(decision: Decision) -> dict[str, Any]:
-    """Restricted canonical JSON: what receipts carry and storage keeps."""
+    """Restricted canonical JSON of the whole: what storage keeps."""
     evaluation, risk = decision.evaluation, decision.risk
     return {
         "policy": decision.policy.to_json(),

@@ -6,7 +6,6 @@ What is signed is the pre-authentication encoding, not the JSON around it:
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ def _decoded(value: Mapping[str, Any], name: str, prefix: str) -> bytes:
         raise ValueError(f"{prefix}{name}: must be base64 text")
     try:
         decoded = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or text beyond ASCII
         raise ValueError(f"{prefix}{name}: is not base64: {error}") from error
     # b64decode ignores the unused low bits of the last digit: a second spelling of the same bytes.
     if base64.b64encode(decoded).decode() != text:

@@ -49,6 +49,9 @@ class PageTokens:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
             raise self._refused() from error
+        # b64decode overlooks unused bits and a second alphabet: only one spelling is ours.
+        if base64.urlsafe_b64encode(raw).decode().rstrip("=") != token:
+            raise self._refused()
         tag, body = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
         if not hmac.compare_digest(tag, self._tag(listing, body)):
             raise self._refused()

@@ -29,6 +29,9 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:oars:receipt:action:v1"
 APPROVAL_DECIDED = "action.approval_decided"
 SYSTEM = "system"
+# What a log entry can hold (C2SP tlog-tiles: a 16-bit length). The limits on requests and on what
+# a receipt repeats of a decision keep every payload below; a test tries the largest of all.
+MAXIMUM_PAYLOAD_BYTES = 65_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ def write_receipt(
             "predicate": predicate,
         }
     )
+    if len(payload) > MAXIMUM_PAYLOAD_BYTES:
+        raise ValueError(f"a receipt of {len(payload)} bytes is too large for the log")
     return Receipt(
         receipt_id=receipt_id,
         tenant_id=request.tenant_id,

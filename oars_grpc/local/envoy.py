@@ -34,8 +34,7 @@ _SECRET_FILES: dict[str, tuple[str, dict[str, str]]] = {
     SECRETS[1]: ("validation_context", {"trusted_ca": "ca.pem"}),
 }
 _LOG_TAIL_LINES = 15
-# Envoy ends when this process dies, even by SIGKILL: PR_SET_PDEATHSIG (1) of prctl(2) survives
-# exec. The parent may have died before it was set.
+# PR_SET_PDEATHSIG (1) of prctl(2) survives exec. The parent may have died before it was set.
 _BIND = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -121,6 +120,16 @@ def envoy_binary() -> Path:
     )
 
 
+def bound_to_this_process(command: Sequence[str]) -> list[str]:
+    """The command, ending by SIGTERM when this process dies, even by SIGKILL.
+
+    Linux counts from the *thread* that spawns: it must live as long as the command should.
+    """
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _BIND, str(os.getpid()), *command]
+
+
 class Envoy:
     """A running sidecar; its files and its log (`envoy.log`) are in `directory`.
 
@@ -146,8 +155,7 @@ class Envoy:
         # By default the access log is ten seconds late.
         command += ["--disable-hot-restart", "--file-flush-interval-msec", "200"]
         _validate(command)
-        if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", _BIND, str(os.getpid()), *command]
+        command = bound_to_this_process(command)
         spawned: Future[subprocess.Popen[bytes]] = Future()
 
         # PR_SET_PDEATHSIG counts from the *thread* that spawned. This one lives as long as Envoy

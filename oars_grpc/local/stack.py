@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -24,11 +25,11 @@ import httpx
 
 from oars_grpc.errors import ConfigurationError
 from oars_grpc.local.bundle import load_script
-from oars_grpc.local.envoy import Envoy, EnvoySettings
+from oars_grpc.local.envoy import Envoy, EnvoySettings, bound_to_this_process
 from oars_grpc.local.postgres import EmbeddedPostgres
 
 TENANT = "tenant_alpha"
-ROLES = ("admin", "operator", "approver", "auditor", "agent", "gateway")
+ROLES = ("admin", "operator", "approver", "auditor", "agent")
 STARTED_IN_SECONDS = 60.0
 DESCRIPTORS = Path(__file__).resolve().parent.parent / "generated" / "oars.v1.pb"
 
@@ -53,6 +54,8 @@ class LocalStack:
         self._server_settings = dict(server_settings or {})
         self._replicas = replicas
         self._stack = ExitStack()
+        # The servers end with the thread that spawned them, so one thread outlives them all.
+        self._spawner = ThreadPoolExecutor(1, thread_name_prefix="servers")
         self.postgres = EmbeddedPostgres(self._state / "postgres", settings=self._postgres_settings)
         self.servers: list[subprocess.Popen[bytes]] = []
         self._sockets: list[Path] = []
@@ -109,13 +112,15 @@ class LocalStack:
         environment |= self.server_environment(replica)
         log = (self._state / "server.log").open("ab")
         with log:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "oars_grpc.cli", "serve"],
+            server = self._spawner.submit(
+                subprocess.Popen[bytes],
+                bound_to_this_process([sys.executable, "-m", "oars_grpc.cli", "serve"]),
                 env=environment,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-            )
+                start_new_session=True,  # Ctrl-C is for this process, which stops them in order
+            ).result()
         self.servers[replica : replica + 1] = [server]
         return server
 
@@ -204,12 +209,11 @@ class LocalStack:
             "rest_url": self.rest_url,
             "grpc_target": self.grpc_target,
             "ca_certificate": str(self.certificates / "ca.pem"),
-            "tenant_id": self._tenants[0],
+            "tenant": self._tenants[0],
             "identities": {
                 role: {
                     "certificate": str(self.certificates / f"{role}.pem"),
                     "private_key": str(self.certificates / f"{role}.key"),
-                    "tenant_id": self._tenants[0],
                 }
                 for role in ROLES
             },

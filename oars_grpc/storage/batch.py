@@ -59,10 +59,6 @@ def insert(connection: Connection, table: Table, statement: str, rows: Sequence[
 
 
 def _unnest(columns: Iterable[Column[object]]) -> str:
-    parameters = []
-    for column in columns:
-        kind = column.type.compile(_DIALECT).lower()
-        # Binary transfer for bytes: as text they are twice as long and decoded once more.
-        placeholder = "%b" if kind == "bytea" else "%s"
-        parameters.append(f"{placeholder}::{kind}[]")
+    # Binary: bytes as text would be twice as long, and elements of text need quoting.
+    parameters = [f"%b::{column.type.compile(_DIALECT).lower()}[]" for column in columns]
     return f"unnest({', '.join(parameters)})"

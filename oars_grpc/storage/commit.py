@@ -132,6 +132,7 @@ def _rounds(changes: Sequence[PreparedChange]) -> Iterator[list[_Entry]]:
 
 def _apply_round(connection: Connection, entries: Sequence[_Entry]) -> dict[int, CommitResult]:
     current = _with_expected_versions(connection, entries)
+    positions = {entry.position for entry in current}
     claimed = _claim_keys(connection, current)
     won = [entry for entry in current if _wins(entry.change, claimed)]
     results: dict[int, CommitResult] = {entry.position: Committed() for entry in won}
@@ -143,7 +144,7 @@ def _apply_round(connection: Connection, entries: Sequence[_Entry]) -> dict[int,
         if stored is not None:
             # Also where the version has moved: it was moved by the call that this one repeats.
             results[entry.position] = Replayed(stored)
-        elif entry in current:
+        elif entry.position in positions:
             # The key was taken, and now it is free: its outcome was purged between two statements.
             raise Collision("an idempotency key expired under the transaction")
         else:

@@ -1,16 +1,17 @@
 """Opens the pool of connections, all of them under the application's own role."""
 
 import psycopg
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from oars_grpc.errors import ConfigurationError, Unavailable
 from oars_grpc.storage.tables import APP_ROLE
-from oars_grpc.storage.transaction import OUT_OF_REACH, translated
+from oars_grpc.storage.transaction import OUT_OF_REACH, read
 
 CONNECT_TIMEOUT_S = 3
 PING_TIMEOUT_MS = 1000
 _POSTGRES_VERSION = 150_000
+_SCHEMES = {"postgresql", "postgres", "postgresql+psycopg"}
 
 _LOGIN_ROLE = """
 SELECT
@@ -84,26 +85,23 @@ def open_engine(
         "keepalives_count": 3,
         "tcp_user_timeout": 15_000,
     }
-    try:
-        parsed = make_url(url)
-        _check_login(url, arguments)
-        engine = create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=pool_timeout_s,
-            pool_use_lifo=True,
-            isolation_level="READ COMMITTED",
-            use_native_hstore=False,
-            # The text of an error may reach a log: requests and sealed keys stay out of it.
-            hide_parameters=True,
-            connect_args={
-                **arguments,
-                "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
-            },
-        )
-    except ArgumentError as error:
-        raise ConfigurationError("the database URL is not one") from error
+    parsed = parsed_url(url)
+    _check_login(parsed, arguments)
+    engine = create_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=pool_timeout_s,
+        pool_use_lifo=True,
+        isolation_level="READ COMMITTED",
+        use_native_hstore=False,
+        # The text of an error may reach a log: requests and sealed keys stay out of it.
+        hide_parameters=True,
+        connect_args={
+            **arguments,
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+        },
+    )
     try:
         _check_effective_role(engine)
     except BaseException:
@@ -119,16 +117,34 @@ def ping(engine: Engine) -> None:
         Unavailable: it gave none within about a second.
         ResourceExhausted: all connections of the pool are in use; the database may well live.
     """
-    with translated(), engine.connect() as connection:
+
+    def work(connection: Connection) -> None:
         connection.exec_driver_sql(
             "SELECT set_config('statement_timeout', %s, true)", (str(PING_TIMEOUT_MS),)
         )
         connection.exec_driver_sql("SELECT FROM log_head LIMIT 1")
 
+    read(engine, [], work)
 
-def _check_login(url: str, arguments: dict[str, str | int]) -> None:
+
+def parsed_url(url: str) -> URL:
+    """The URL with the driver that OARS uses.
+
+    Raises:
+        ConfigurationError: it is not the URL of a Postgres database.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError("the database URL is not one") from error
+    if parsed.drivername not in _SCHEMES:
+        raise ConfigurationError("the database URL does not begin with postgresql://")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _check_login(url: URL, arguments: dict[str, str | int]) -> None:
     """Refuse with the cause what would otherwise fail as an unexplained connection error."""
-    conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
         with psycopg.connect(conninfo, **arguments) as connection:  # type: ignore[arg-type] # keywords of libpq
             row = connection.execute(_LOGIN_ROLE, {"role": APP_ROLE}).fetchone()

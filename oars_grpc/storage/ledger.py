@@ -20,7 +20,7 @@ from oars_grpc.storage.codecs import outcome_of, policy_of, stored_key_of, tenan
 from oars_grpc.storage.commit import apply_changes, check_change
 from oars_grpc.storage.commit_rows import prepare
 from oars_grpc.storage.ledger_codecs import action_of, approval_of
-from oars_grpc.storage.transaction import read, valid_tenants, write
+from oars_grpc.storage.transaction import read, read_page, valid_tenants, write
 
 # One statement is one snapshot: tenant, policy, key and outcome belong together. Every tenant has
 # one row, with NULLs for what it lacks.
@@ -77,7 +77,7 @@ class PostgresLedger:
             FailedPrecondition: the tenant has no published policy or no active signing key.
         """
         if not valid_tenants([tenant_id]):
-            raise NotFound(f"there is no tenant {tenant_id}")
+            raise NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")
         key = (scope.caller, scope.rpc, scope.key) if scope is not None else (None, None, None)
 
         def work(connection: Connection) -> Sequence[object] | None:
@@ -85,7 +85,7 @@ class PostgresLedger:
 
         row = read(self._engine, [tenant_id], work)
         if row is None:
-            raise NotFound(f"there is no tenant {tenant_id}")
+            raise NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")
         return _basis_of(tenant_id, scope, list(row))
 
     def commit(self, changes: Sequence[Change]) -> Sequence[CommitResult]:
@@ -109,8 +109,8 @@ class PostgresLedger:
             tables.action.c.tenant_id.in_(valid_tenants(tenant_ids)),
             tables.action.c.action_id == action_id,
         )
-        rows = self._rows(tenant_ids, query)
-        return action_of(rows[0]) if rows else None
+        row = self._first(tenant_ids, query)
+        return None if row is None else action_of(row)
 
     def find_approval(self, tenant_ids: Sequence[str], approval_id: str) -> Approval | None:
         """The approval, if it belongs to one of the tenants."""
@@ -118,8 +118,8 @@ class PostgresLedger:
             tables.approval.c.tenant_id.in_(valid_tenants(tenant_ids)),
             tables.approval.c.approval_id == approval_id,
         )
-        rows = self._rows(tenant_ids, query)
-        return approval_of(rows[0]) if rows else None
+        row = self._first(tenant_ids, query)
+        return None if row is None else approval_of(row)
 
     def list_actions(
         self, tenant_id: str, which: ActionFilter, before: str, limit: int
@@ -131,10 +131,12 @@ class PostgresLedger:
             query = query.where(columns.state == which.state.value)
         if which.agent_id:
             query = query.where(columns.agent_id == which.agent_id)
+        if which.caller_subject:
+            query = query.where(columns.caller_subject == which.caller_subject)
         if before:
             query = query.where(columns.action_id < before)
-        query = query.order_by(columns.action_id.desc()).limit(limit)
-        return [action_of(row) for row in self._rows([tenant_id], query)]
+        query = query.order_by(columns.action_id.desc())
+        return [action_of(row) for row in self._page(tenant_id, query, limit)]
 
     def list_approvals(
         self, tenant_id: str, which: ApprovalFilter, before: str, limit: int
@@ -146,16 +148,30 @@ class PostgresLedger:
             query = query.where(columns.state == which.state.value)
         if before:
             query = query.where(columns.approval_id < before)
-        query = query.order_by(columns.approval_id.desc()).limit(limit)
-        return [approval_of(row) for row in self._rows([tenant_id], query)]
+        query = query.order_by(columns.approval_id.desc())
+        return [approval_of(row) for row in self._page(tenant_id, query, limit)]
 
-    def _rows(
+    def _first(
         self, tenant_ids: Sequence[str], query: Select[*tuple[object, ...]]
-    ) -> Sequence[RowMapping]:
+    ) -> RowMapping | None:
         if not valid_tenants(tenant_ids):
-            return []
+            return None
         return read(
-            self._engine, tenant_ids, lambda connection: connection.execute(query).mappings().all()
+            self._engine,
+            tenant_ids,
+            lambda connection: connection.execute(query).mappings().first(),
+        )
+
+    def _page(
+        self, tenant_id: str, query: Select[*tuple[object, ...]], limit: int
+    ) -> Sequence[RowMapping]:
+        if not valid_tenants([tenant_id]):
+            return []
+        page = query.limit(limit)
+        return read_page(
+            self._engine,
+            [tenant_id],
+            lambda connection: connection.execute(page).mappings().all(),
         )
 
 

@@ -9,7 +9,7 @@ from oars_grpc.core.stored import ReceiptFilter, StoredReceipt
 from oars_grpc.storage import tables
 from oars_grpc.storage.codecs import trusted_key_of
 from oars_grpc.storage.ledger_codecs import receipt_of
-from oars_grpc.storage.transaction import read, valid_tenants
+from oars_grpc.storage.transaction import read, read_page, valid_tenants
 
 
 class PostgresReceiptStore:
@@ -24,8 +24,7 @@ class PostgresReceiptStore:
         query = _receipts().where(
             columns.tenant_id.in_(valid_tenants(tenant_ids)), columns.receipt_id == receipt_id
         )
-        found = self._receipts(tenant_ids, query)
-        return found[0] if found else None
+        return self._first(tenant_ids, query)
 
     def find_in_chain(self, tenant_id: str, action_id: str, sequence: int) -> StoredReceipt | None:
         """The receipt at a place in an action's chain."""
@@ -35,8 +34,7 @@ class PostgresReceiptStore:
             columns.action_id == action_id,
             columns.sequence == sequence,
         )
-        found = self._receipts([tenant_id], query)
-        return found[0] if found else None
+        return self._first([tenant_id], query)
 
     def list_receipts(
         self, tenant_id: str, which: ReceiptFilter, after: int, limit: int
@@ -48,7 +46,13 @@ class PostgresReceiptStore:
             query = query.where(columns.action_id == which.action_id)
         if which.type:
             query = query.where(columns.type == which.type)
-        return self._receipts([tenant_id], query.order_by(columns.leaf_index).limit(limit))
+        if not valid_tenants([tenant_id]):
+            return []
+        page = query.order_by(columns.leaf_index).limit(limit)
+        rows = read_page(
+            self._engine, [tenant_id], lambda connection: connection.execute(page).mappings().all()
+        )
+        return [receipt_of(row) for row in rows]
 
     def list_keys(self, tenant_id: str) -> Sequence[TrustedKey] | None:
         """All keys that the tenant ever had, oldest first; None if there is no such tenant."""
@@ -63,15 +67,17 @@ class PostgresReceiptStore:
 
         return read(self._engine, [tenant_id], work)
 
-    def _receipts(
+    def _first(
         self, tenant_ids: Sequence[str], query: Select[*tuple[object, ...]]
-    ) -> list[StoredReceipt]:
+    ) -> StoredReceipt | None:
         if not valid_tenants(tenant_ids):
-            return []
-        rows = read(
-            self._engine, tenant_ids, lambda connection: connection.execute(query).mappings().all()
+            return None
+        row = read(
+            self._engine,
+            tenant_ids,
+            lambda connection: connection.execute(query).mappings().first(),
         )
-        return [receipt_of(row) for row in rows]
+        return None if row is None else receipt_of(row)
 
 
 def list_tenant_keys(connection: Connection, tenant_id: str) -> list[TrustedKey]:

@@ -25,7 +25,7 @@ from oars_grpc.storage.codecs import (
     tenant_row,
 )
 from oars_grpc.storage.receipts import list_tenant_keys
-from oars_grpc.storage.transaction import read, read_every_tenant, valid_tenants, write
+from oars_grpc.storage.transaction import read_every_tenant, read_page, valid_tenants, write
 
 Result = TypeVar("Result")
 
@@ -211,7 +211,7 @@ class PostgresRegistryStore:
         if not valid:
             return []
         query = query.where(columns.tenant_id.in_(valid))
-        return read(self._engine, valid, work)
+        return read_page(self._engine, valid, work)
 
     def find_policy(self, tenant_ids: Sequence[str], policy_id: str) -> StoredPolicy | None:
         """The policy, if it belongs to one of the tenants."""
@@ -237,7 +237,7 @@ class PostgresRegistryStore:
     ) -> list[StoredPolicy]:
         if not tenant_ids:
             return []
-        rows = read(
+        rows = read_page(
             self._engine, tenant_ids, lambda connection: connection.execute(query).mappings().all()
         )
         return [policy_of(row) for row in rows]

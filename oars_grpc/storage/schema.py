@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from oars_grpc.errors import ConfigurationError, Unavailable
+from oars_grpc.storage.engine import parsed_url
 from oars_grpc.storage.tables import APP_ROLE
 
 # Any number will do as long as every version of this program uses the same.
@@ -33,11 +34,11 @@ def migrate(url: str, *, wait_s: float = 120.0) -> None:
 
     Raises:
         Unavailable: the database is out of reach, or somebody else migrated for `wait_s` seconds.
-        ConfigurationError: the schema is newer than this program, or the user of `url` may not
-            create what the schema needs.
+        ConfigurationError: the URL is none, the schema is newer than this program, or the user of
+            `url` may not create what the schema needs.
     """
     engine = create_engine(
-        url,
+        parsed_url(url),
         poolclass=NullPool,
         use_native_hstore=False,
         connect_args={

@@ -46,7 +46,7 @@ _AWAY = ("08", "53", "57P", "25006", "25P03", "25P04")
 
 _BEGIN = "SELECT set_config('oars.tenants', %s, true)"
 # Pages of rows differ widely between tenants: one cached plan for all would suit none.
-_BEGIN_READ = (
+_BEGIN_PAGE = (
     "SELECT set_config('oars.tenants', %s, true),"
     " set_config('plan_cache_mode', 'force_custom_plan', true)"
 )
@@ -80,13 +80,20 @@ def write(
 
 
 def read(engine: Engine, tenant_ids: Sequence[str], work: Callable[[Connection], Result]) -> Result:
-    """As `write`, for work that only reads."""
-    return _run(engine, _BEGIN_READ, _scope(tenant_ids), work)
+    """As `write`, for work that reads what it knows the keys of."""
+    return _run(engine, _BEGIN, _scope(tenant_ids), work)
+
+
+def read_page(
+    engine: Engine, tenant_ids: Sequence[str], work: Callable[[Connection], Result]
+) -> Result:
+    """As `write`, for work that lists; its queries are planned for the values that they have."""
+    return _run(engine, _BEGIN_PAGE, _scope(tenant_ids), work)
 
 
 def read_every_tenant(engine: Engine, work: Callable[[Connection], Result]) -> Result:
-    """As `read`, where the table `tenant` shows all its rows and every other table none."""
-    return _run(engine, _BEGIN_READ, ALL_TENANTS, work)
+    """As `read_page`, where the table `tenant` shows all its rows and every other table none."""
+    return _run(engine, _BEGIN_PAGE, ALL_TENANTS, work)
 
 
 def _scope(tenant_ids: Sequence[str]) -> str:
@@ -122,7 +129,7 @@ def _attempt(
 
 
 def _once(engine: Engine, begin: str, scope: str, work: Callable[[Connection], Result]) -> Result:
-    with translated(), engine.connect() as connection:
+    with _translated(), engine.connect() as connection:
         try:
             connection.exec_driver_sql(begin, (scope,))
         except DBAPIError as error:
@@ -135,7 +142,7 @@ def _once(engine: Engine, begin: str, scope: str, work: Callable[[Connection], R
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     """Turn what the driver raises into our errors; what is nobody's fault but ours stays as it is.
 
     The driver's text never enters a message: it may name hosts, roles and values.

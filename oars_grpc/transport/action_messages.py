@@ -102,7 +102,7 @@ def read_asked(
         context=ActionContext(
             environment=reader.text(context.environment, "context.environment", 64),
             data_types=_read_data_types(reader, context),
-            attributes=reader.text_map(context.attributes, "context.attributes", 32, 512),
+            attributes=reader.text_map(context.attributes, "context.attributes", 16, 256),
         ),
         input=reader.json_object(input_, "input"),
         execution=execution,

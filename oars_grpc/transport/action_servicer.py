@@ -1,5 +1,6 @@
 """ActionService: parse, call one method, format."""
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -37,10 +38,17 @@ WATCH_MARGIN_SECONDS = 0.5
 class ActionServicer(action_pb2_grpc.ActionServiceServicer):
     """Serves `oars.v1.ActionService`."""
 
-    def __init__(self, actions: Actions, metrics: Metrics, watch_seconds: float) -> None:
+    def __init__(
+        self,
+        actions: Actions,
+        metrics: Metrics,
+        watch_seconds: float,
+        draining: threading.Event,
+    ) -> None:
         self._actions = actions
         self._metrics = metrics
         self._watch_seconds = watch_seconds
+        self._draining = draining
 
     def SubmitAction(
         self, request: action_pb2.SubmitActionRequest, context: Context
@@ -145,13 +153,14 @@ class ActionServicer(action_pb2_grpc.ActionServiceServicer):
         sent_version = 0
         while context.is_active():
             action = self._actions.get(call, tenant_id, action_id).action
-            final = action.state in TERMINAL_STATES or time.monotonic() >= ends
+            ending = time.monotonic() >= ends or self._draining.is_set()
+            final = action.state in TERMINAL_STATES or ending
             if final or action.version != sent_version:
                 sent_version = action.version
                 yield action_pb2.WatchActionResponse(action=write_action(action), final=final)
             if final:
                 return
-            time.sleep(WATCH_INTERVAL_SECONDS)
+            self._draining.wait(WATCH_INTERVAL_SECONDS)
 
 
 def _named(

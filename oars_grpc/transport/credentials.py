@@ -1,6 +1,8 @@
 """Listening ports: TLS with client certificates read again when they change, or a Unix socket."""
 
 import os
+import socket
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,20 +78,60 @@ def tls_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
+def add_port(
+    server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None
+) -> int:
+    """Listen on an address, without TLS where there are no credentials; the port that was taken.
+
+    Raises:
+        ConfigurationError: somebody else listens there, or there is no such address.
+    """
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:  # all that grpcio says, for whatever cause
+        raise ConfigurationError(
+            f"cannot listen on {address}: it is in use, or not an address of this machine"
+        ) from error
+
+
 def add_socket_port(server: grpc.Server, address: str) -> None:
     """Listen on `unix:/path`: whoever can open it is believed, so only the owner's account can.
 
     Raises:
-        ConfigurationError: the directory lets others in.
+        ConfigurationError: the directory lets others in, or something else is at the path.
     """
     path = Path(address.removeprefix("unix:"))
-    mode = path.parent.stat().st_mode
-    if mode & 0o022:
+    try:
+        directory = path.parent.stat()
+    except OSError as error:
+        raise ConfigurationError(f"{path.parent}: {error.strerror}") from error
+    # Whoever may write there, and the directory's owner, could put a socket of their own here.
+    if directory.st_mode & 0o022:
         raise ConfigurationError(f"{path.parent} is writable by others than its owner")
-    path.unlink(missing_ok=True)  # left behind by a server that was killed
+    if directory.st_uid not in (0, os.geteuid()):
+        raise ConfigurationError(f"{path.parent} belongs to another user (uid {directory.st_uid})")
+    _remove_left_behind(path)
     before = os.umask(0o177)
     try:
-        local = grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
-        server.add_secure_port(address, local)
+        add_port(server, address, grpc.local_server_credentials(grpc.LocalConnectionType.UDS))
     finally:
         os.umask(before)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove the socket of a server that was killed; never that of one that lives, or a file."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigurationError(f"{path} exists and is not a socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise ConfigurationError(f"another server listens on {path}")

@@ -61,7 +61,7 @@ def parse_forwarded(values: list[str]) -> PeerCertificate:
     uris = [uri for uri in fields.get("uri", []) if uri.startswith("spiffe://")]
     if len(uris) > 1:  # X.509-SVID section 2: exactly one URI names the workload
         raise _refused()
-    subject = fields.get("subject", [""])[0]
+    subject = _single(fields, "subject") if "subject" in fields else ""
     return PeerCertificate(fingerprint, subject, uris[0] if uris else "")
 
 

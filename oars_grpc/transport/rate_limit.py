@@ -1,5 +1,7 @@
 """A limit on calls per identity, so that one caller cannot starve the others."""
 
+import time
+
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
@@ -21,7 +23,8 @@ class RateLimit:
             ResourceExhausted: over the limit; with the time until the window ends.
         """
         if not self._limiter.hit(self._item, subject):
+            ends = self._limiter.get_window_stats(self._item, subject).reset_time
             raise ResourceExhausted(
                 f"identity {subject} is over its rate of {self._item}",
-                retry_after_ms=self._item.get_expiry() * 1000,
+                retry_after_ms=max(1, round((ends - time.time()) * 1000)),
             )

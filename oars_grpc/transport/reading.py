@@ -104,7 +104,7 @@ class Reader:
         found = {}
         for key, value in sorted(values.items()):
             if not KEY.fullmatch(key) or len(key) > 64:
-                self.wrong(field, f"key {key[:64]!r} must be 1 to 64 characters of {KEY.pattern}")
+                self.wrong(field, f"key {key[:64]!a} must be 1 to 64 characters of {KEY.pattern}")
                 continue
             found[key] = self.text(value, f"{field}[{key}]", maximum)
         return found
@@ -142,7 +142,8 @@ class Reader:
             if "\x00" in key:
                 self.wrong(field[:200], "has a member name with a NUL character")
                 continue
-            found[key] = self._value(item, f"{field}.{key}", depth)
+            # Clipped as it grows: the names are the caller's, and every value below repeats them.
+            found[key] = self._value(item, f"{field}.{ascii(key[:64])[1:-1]}"[:200], depth)
         return found
 
     def _value(self, value: struct_pb2.Value, field: str, depth: int) -> Any:
@@ -173,9 +174,7 @@ class Reader:
     def _number(self, number: float, field: str) -> float | int:
         # NaN fails every comparison, so it lands here along with the infinities.
         if not -MAXIMUM_NUMBER <= number <= MAXIMUM_NUMBER:
-            self.wrong(
-                field[:200], "is beyond 2^53 - 1 or no number; send exact large numbers as text"
-            )
+            self.wrong(field, "is beyond 2^53 - 1 or no number; send exact large numbers as text")
             return 0
         return int(number) if number.is_integer() else number
 

@@ -1,5 +1,6 @@
 """Assembles the gRPC server: pipeline, services, health, reflection, ports, drain."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from oars_grpc.generated.oars.v1 import (
 )
 from oars_grpc.transport.action_servicer import ActionServicer
 from oars_grpc.transport.approval_servicer import ApprovalServicer
-from oars_grpc.transport.credentials import TlsFiles, add_socket_port, tls_credentials
+from oars_grpc.transport.credentials import TlsFiles, add_port, add_socket_port, tls_credentials
 from oars_grpc.transport.health import HealthProber
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.transport.pipeline import Pipeline
@@ -97,6 +98,7 @@ class OarsServer:
     ) -> None:
         self._streams = ThreadPoolExecutor(limits.streams, thread_name_prefix="stream")
         self._workers = ThreadPoolExecutor(limits.worker_threads, thread_name_prefix="rpc")
+        self._draining = threading.Event()
         self._server = grpc.server(
             self._workers,
             interceptors=[make_pipeline(self._streams)],
@@ -114,7 +116,7 @@ class OarsServer:
     def _add_services(self, use_cases: UseCases, limits: ServerLimits, metrics: Metrics) -> None:
         server = self._server
         action_pb2_grpc.add_ActionServiceServicer_to_server(
-            ActionServicer(use_cases.actions, metrics, limits.watch_seconds), server
+            ActionServicer(use_cases.actions, metrics, limits.watch_seconds, self._draining), server
         )
         approval_pb2_grpc.add_ApprovalServiceServicer_to_server(
             ApprovalServicer(use_cases.approvals), server
@@ -131,7 +133,7 @@ class OarsServer:
 
     def listen_tls(self, address: str, files: TlsFiles) -> int:
         """Listen with mutual TLS; the port that was taken (for an address with port 0)."""
-        return self._server.add_secure_port(address, tls_credentials(files))
+        return add_port(self._server, address, tls_credentials(files))
 
     def listen_socket(self, address: str) -> None:
         """Listen on a Unix socket for the sidecar."""
@@ -139,7 +141,7 @@ class OarsServer:
 
     def listen_insecure(self, address: str) -> int:
         """Listen without TLS: development only, on loopback."""
-        return self._server.add_insecure_port(address)
+        return add_port(self._server, address, None)
 
     def start(self) -> None:
         """Serve."""
@@ -147,8 +149,9 @@ class OarsServer:
         self._server.start()
 
     def drain(self, seconds: float) -> None:
-        """Refuse new calls, let those under way finish within `seconds`, stop."""
+        """Refuse new calls, end watches, let those under way finish within `seconds`, stop."""
         self._prober.drain()
+        self._draining.set()
         self._server.stop(seconds).wait()
         self._workers.shutdown(wait=True)
         self._streams.shutdown(wait=True)

@@ -31,7 +31,7 @@ STATUS_CODES: Mapping[type[OarsError], grpc.StatusCode] = {
 }
 
 # Trouble of the operator's making: the caller learns no more than that it is not his.
-_OPAQUE = {errors.ConfigurationError: grpc.StatusCode.INTERNAL}
+OPAQUE = (errors.ConfigurationError,)
 
 
 def status_code(error: BaseException) -> grpc.StatusCode:
@@ -45,7 +45,7 @@ def status_code(error: BaseException) -> grpc.StatusCode:
 def to_status(error: BaseException, request_id: str) -> grpc.Status:
     """The rich status that goes out for an error."""
     code = status_code(error)
-    if not isinstance(error, OarsError) or type(error) in _OPAQUE:
+    if not isinstance(error, OarsError) or isinstance(error, OPAQUE):
         error = OarsError("internal error; quote the request id to the operator")
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN),

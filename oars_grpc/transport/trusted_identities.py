@@ -187,7 +187,13 @@ class TrustedIdentities:
         Raises:
             Unauthenticated: it is not in the file.
         """
-        return self.principal(PeerCertificate("", subject, ""))
+        self._refresh()
+        known = self._identities.get(subject)
+        if known is None:
+            raise Unauthenticated(
+                f"{subject} is not a trusted identity", reason="IDENTITY_NOT_TRUSTED"
+            )
+        return known
 
     def _refresh(self) -> None:
         if self._monotonic() < self._next_check or not self._lock.acquire(blocking=False):

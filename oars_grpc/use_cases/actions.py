@@ -10,7 +10,7 @@ from oars_grpc.core.action import Action, ActionRequest, ActionState, Execution
 from oars_grpc.core.approval import Approval, ApprovalState
 from oars_grpc.core.call import Answer, Call, Encode, replay
 from oars_grpc.core.canonical import canonical_json, sha256_hex
-from oars_grpc.core.decision import Decision, decide, decision_to_json
+from oars_grpc.core.decision import Decision, decide, decision_for_receipt
 from oars_grpc.core.page_token import PageTokens, page_limit
 from oars_grpc.core.policy import Effect
 from oars_grpc.core.ports import Chance, Clock, Ledger
@@ -134,6 +134,12 @@ class Actions:
                     "only the caller that submitted an action reports its outcome",
                     reason="NOT_THE_CALLER",
                 )
+            # Upkeep will expire it within seconds; the answer must not hang on who comes first.
+            ends = stored.action.expires_at
+            if stored.action.state is ActionState.APPROVED and ends and recorder.now >= ends:
+                raise FailedPrecondition(
+                    f"the permit ended at {ends.isoformat()}", reason="PERMIT_EXPIRED"
+                )
             detail = {
                 "policy": stored.decision.policy.to_json(),
                 "outcome": outcome,
@@ -221,7 +227,7 @@ class Actions:
         wait_ends = recorder.now + timedelta(seconds=settings.approval_seconds)
         detail: dict[str, Any] = {
             "policy": decision.policy.to_json(),
-            "decision": decision_to_json(decision),
+            "decision": decision_for_receipt(decision),
         }
         match decision.effect:
             case Effect.ALLOW:

@@ -41,7 +41,7 @@ def new_database(url: str, template: str = "template1") -> Iterator[str]:
 
 
 @contextmanager
-def opened(url: str, pool_size: int = 4, **settings: int | float) -> Iterator[Engine]:
+def opened(url: str, pool_size: int = 4, **settings: float) -> Iterator[Engine]:
     """An engine with short timeouts."""
     engine = open_engine(
         url,
@@ -83,7 +83,7 @@ def check_ledger(url: str) -> int:
             _check_log(connection, tenant_id, size)
         for table in ("action", "receipt"):
             alone = connection.execute(
-                f"SELECT count(*) FROM {table} AS t LEFT JOIN {table}_body AS b USING"  # noqa: S608
+                f"SELECT count(*) FROM {table} AS t LEFT JOIN {table}_body AS b USING"
                 f" (tenant_id, {'action_id' if table == 'action' else 'leaf_index'})"
                 " WHERE b.tenant_id IS NULL".encode()
             ).fetchone()

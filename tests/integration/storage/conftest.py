@@ -1,5 +1,6 @@
 """Fixtures: a cluster per session, a migrated database with two tenants per test."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,13 @@ TENANTS = ("acme", "globex")
 
 @pytest.fixture(scope="session")
 def cluster_url() -> Iterator[str]:
-    """A server without fsync, which only a loss of power would miss."""
+    """A server without fsync, which only a loss of power would miss.
+
+    With TEST_DATABASE_URL (a superuser's) it is that one instead: another version, say.
+    """
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+        return
     with tempfile.TemporaryDirectory(prefix="oars-") as directory:
         settings = {"fsync": "off", "max_connections": "150"}
         with EmbeddedPostgres(Path(directory), settings=settings) as server:
@@ -34,7 +41,7 @@ def cluster_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def template(cluster_url: str) -> str:
     """The name of a migrated database with the tenants, to be copied."""
-    execute(cluster_url, f"CREATE DATABASE {TEMPLATE}")
+    execute(cluster_url, f"DROP DATABASE IF EXISTS {TEMPLATE}", f"CREATE DATABASE {TEMPLATE}")
     url = url_of(cluster_url, TEMPLATE)
     migrate(url)
     with opened(url) as engine:

@@ -16,8 +16,8 @@ from oars_grpc.core.canonical import canonical_json
 from oars_grpc.core.envelope import Envelope
 from oars_grpc.core.identity import Role
 from oars_grpc.core.keys import KeyState
-from oars_grpc.core.policy import PolicyDocument, Rule
 from oars_grpc.core.policy import Effect as RuleEffect
+from oars_grpc.core.policy import PolicyDocument, Rule
 from oars_grpc.core.risk import RiskConfig
 from oars_grpc.core.stored import PolicyState, StoredAction, StoredReceipt
 from oars_grpc.core.tenant import TenantSettings

@@ -8,7 +8,7 @@ from threading import Barrier
 from sqlalchemy import Engine
 
 from oars_grpc.core.action import ActionState
-from oars_grpc.core.stored import Change, Committed, CommitResult, Replayed, Superseded
+from oars_grpc.core.stored import Change, CommitResult, Committed, Replayed, Superseded
 from oars_grpc.storage.ledger import PostgresLedger
 from tests.support.database import check_ledger, opened
 from tests.support.factories import make_change, make_next_change, make_outcome

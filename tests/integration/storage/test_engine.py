@@ -10,6 +10,7 @@ from sqlalchemy.exc import DataError, ProgrammingError
 
 from oars_grpc.errors import ConfigurationError, OarsError, ResourceExhausted, Unavailable
 from oars_grpc.storage.engine import open_engine, ping
+from oars_grpc.storage.schema import migrate
 from oars_grpc.storage.transaction import ATTEMPTS, Collision, read, write
 from tests.support.database import execute, new_database, opened
 
@@ -75,14 +76,19 @@ def test_a_database_out_of_reach_is_unavailable_and_a_url_that_is_none_a_mistake
     with pytest.raises(Unavailable) as caught:
         _open("postgresql://someone:secret@127.0.0.1:1/nowhere")
     assert caught.value.message == "the database is out of reach"
-    with pytest.raises(ConfigurationError):
-        _open("not a url")
+    with pytest.raises(Unavailable):
+        migrate("postgresql://someone:secret@127.0.0.1:1/nowhere")
+    for url in ("not a url", "mysql://localhost/oars"):
+        with pytest.raises(ConfigurationError):
+            _open(url)
+        with pytest.raises(ConfigurationError):
+            migrate(url)
 
 
 def test_a_pool_in_use_is_exhausted_with_a_delay(database_url: str) -> None:
     with opened(database_url, pool_size=1, pool_timeout_s=0.1) as engine, engine.connect():
         with pytest.raises(ResourceExhausted) as caught:
-            read(engine, ["acme"], lambda connection: None)
+            read(engine, ["acme"], _count_tenants)
         assert caught.value.retry_after_ms > 0
         with pytest.raises(ResourceExhausted):
             ping(engine)
@@ -97,6 +103,8 @@ def test_a_dead_pooled_connection_costs_no_call(database_url: str) -> None:
         _terminate_all(database_url)
         for _ in range(3):
             assert read(engine, ["acme"], _count_tenants) == 1
+        _terminate_all(database_url)
+        ping(engine)
 
 
 def test_a_connection_lost_in_the_middle_is_not_tried_again(database_url: str) -> None:
@@ -175,8 +183,9 @@ def test_collisions_end_as_unavailable_after_a_bounded_number_of_attempts(engine
 
 def test_a_fault_of_the_program_stays_a_fault_and_is_none_of_the_family(engine: Engine) -> None:
     with pytest.raises(DataError) as caught:
-        read(engine, [], lambda c: c.exec_driver_sql("SELECT %s::text", ("\x00",)))
+        read(engine, [], lambda c: c.exec_driver_sql("SELECT %s::text", ("secret\x00",)))
     assert not isinstance(caught.value, OarsError)
+    assert "secret" not in str(caught.value)
     assert read(engine, ["acme"], _count_tenants) == 1
 
 

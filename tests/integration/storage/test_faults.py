@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from oars_grpc.local.postgres import EmbeddedPostgres
 from oars_grpc.storage.engine import ping
 from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.schema import migrate
+from oars_grpc.storage.upkeep import PostgresUpkeepStore
 from tests.support.database import check_ledger, create_tenant, execute, opened
 from tests.support.factories import make_approval, make_change, make_next_change, make_outcome
 
@@ -84,7 +86,7 @@ def test_a_connection_killed_before_a_statement_leaves_nothing_behind(
 ) -> None:
     Fault(engine, database_url, statement)
     batch = _batch(created)
-    with pytest.raises(Unavailable, match="^the database is out of reach$"):
+    with pytest.raises(Unavailable, match=r"^the database is out of reach$"):
         ledger.commit(batch)
     assert check_ledger(database_url) == 2
     assert batch[0].outcome is not None
@@ -114,7 +116,7 @@ def test_a_connection_lost_at_commit_is_unavailable_and_the_key_tells_what_becam
             _terminate(connection, database_url)
 
     batch = _batch(created)
-    with pytest.raises(Unavailable, match="^the database is out of reach$"):
+    with pytest.raises(Unavailable, match=r"^the database is out of reach$"):
         ledger.commit(batch)
     assert commits == 1
     assert check_ledger(database_url) == (5 if persisted else 2)
@@ -123,6 +125,22 @@ def test_a_connection_lost_at_commit_is_unavailable_and_the_key_tells_what_becam
     first = Replayed(batch[0].outcome)
     assert again == ([first, Superseded()] if persisted else [Committed(), Committed()])
     assert check_ledger(database_url) == 5
+
+
+def test_a_key_whose_outcome_is_purged_in_between_is_free_for_the_next_attempt(
+    ledger: PostgresLedger, engine: Engine
+) -> None:
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    ledger.commit([make_change(outcome=make_outcome(expires_at=past))])
+    purged = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def purge(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT found.tenant_id, found.caller"):
+            purged.append(PostgresUpkeepStore(engine).purge_outcomes(datetime.now(UTC), 10))
+
+    assert ledger.commit([make_change(outcome=make_outcome())]) == [Committed()]
+    assert purged == [1]
 
 
 @pytest.fixture

@@ -49,16 +49,6 @@ def test_a_created_action_reads_back_as_it_was(ledger: PostgresLedger) -> None:
     assert ledger.find_action(["acme"], change.stored.action.action_id) == change.stored
 
 
-def test_receipts_read_back_byte_for_byte_in_log_order(
-    ledger: PostgresLedger, engine: Engine
-) -> None:
-    changes = [make_change(), make_change()]
-    ledger.commit(changes)
-    stored = PostgresReceiptStore(engine).list_receipts("acme", ReceiptFilter(), -1, 10)
-    assert [entry.leaf_index for entry in stored] == [0, 1, 2, 3]
-    assert [entry.receipt for entry in stored] == [*changes[0].receipts, *changes[1].receipts]
-
-
 def test_a_transition_changes_the_action_and_adds_its_receipt(
     ledger: PostgresLedger, engine: Engine
 ) -> None:
@@ -226,20 +216,6 @@ def test_lists_filter_and_page_from_the_newest(ledger: PostgresLedger) -> None:
     pending = ApprovalFilter(ApprovalState.PENDING)
     assert ledger.list_approvals("acme", pending, before, 10) == approvals[1:]
     assert ledger.list_approvals("acme", ApprovalFilter(ApprovalState.EXPIRED), "", 10) == []
-
-
-def test_receipts_filter_and_page_in_log_order(ledger: PostgresLedger, engine: Engine) -> None:
-    changes = [make_change(), make_change(receipts=3)]
-    ledger.commit(changes)
-    receipts = PostgresReceiptStore(engine)
-
-    def indices(which: ReceiptFilter, after: int = -1, limit: int = 10) -> list[int]:
-        found = receipts.list_receipts("acme", which, after, limit)
-        return [entry.leaf_index for entry in found]
-
-    assert indices(ReceiptFilter(), after=1, limit=2) == [2, 3]
-    assert indices(ReceiptFilter(type="action.requested")) == [0, 2]
-    assert indices(ReceiptFilter(action_id=changes[1].stored.action.action_id)) == [2, 3, 4]
 
 
 def test_a_basis_holds_tenant_policy_key_and_stored_outcome(ledger: PostgresLedger) -> None:

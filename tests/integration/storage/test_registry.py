@@ -158,14 +158,15 @@ def test_a_document_that_does_not_have_its_digest_is_not_used(
 def test_versions_given_out_at_once_have_no_gaps(store: PostgresRegistryStore) -> None:
     barrier = Barrier(6)
 
+    def publish(policy_id: str) -> None:
+        store.run("acme", lambda registry: registry.publish("acme", policy_id, "bob", NOW))
+
     def work() -> None:
         barrier.wait(10)
         for _ in range(3):
             policy = store.run("acme", lambda registry: registry.insert_policy(make_policy()))
             # Without the tenant's lock: the sequence collides, and the transaction runs again.
-            store.run(
-                "acme", lambda registry: registry.publish("acme", policy.policy_id, "bob", NOW)
-            )
+            publish(policy.policy_id)
 
     threads = [Thread(target=work) for _ in range(6)]
     for thread in threads:

@@ -74,7 +74,8 @@ def test_the_partial_index_of_due_actions_is_over_the_due_states(
     owner: psycopg.Connection,
 ) -> None:
     row = owner.execute(
-        "SELECT pg_get_expr(indpred, indrelid) FROM pg_index WHERE indexrelid = 'action_due'::regclass"
+        "SELECT pg_get_expr(indpred, indrelid) FROM pg_index"
+        " WHERE indexrelid = 'action_due'::regclass"
     ).fetchone()
     assert row is not None
     assert all(f"'{state}'::text" in row[0] for state in DUE_STATES)

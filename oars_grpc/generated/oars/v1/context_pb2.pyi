@@ -91,8 +91,8 @@ class ActionContext(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Further facts for policy conditions (`context.attributes`). Up to 32 entries; keys 1 to 64
-        characters of [A-Za-z0-9._-], values up to 512 characters.
+        """Further facts for policy conditions (`context.attributes`). Up to 16 entries; keys 1 to 64
+        characters of [A-Za-z0-9._-], values up to 256 characters.
         """
 
     def __init__(

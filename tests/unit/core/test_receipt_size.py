@@ -1,0 +1,77 @@
+"""The largest request that is accepted, decided by the largest policy, still fits the log."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from oars_grpc.core.action import ActionContext, ActionRequest, Resource
+from oars_grpc.core.canonical import sha256_hex, statement_json
+from oars_grpc.core.decision import (
+    PolicyReference,
+    decide,
+    decision_for_receipt,
+    decision_to_json,
+)
+from oars_grpc.core.policy import Effect, PolicyDocument, Rule, RuleMatch
+from oars_grpc.core.policy_document import validate_document
+from oars_grpc.core.receipt import MAXIMUM_PAYLOAD_BYTES, write_receipt
+from oars_grpc.core.risk import RiskConfig
+from tests.support import factories
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+WIDE = "\U0001f600"  # four bytes a character
+
+
+def largest_request() -> ActionRequest:
+    return factories.make_request(
+        agent_id="a" * 128,
+        user_id="u" * 128,
+        delegation_chain=tuple(f"{number:0>256}" for number in range(16)),
+        resource=Resource("t" * 128, WIDE * 128, WIDE * 1024),
+        context=ActionContext(
+            WIDE * 64,
+            tuple(WIDE * 62 + f"{number:02}" for number in range(32)),
+            {f"{number:0>64}": WIDE * 256 for number in range(16)},
+        ),
+    )
+
+
+def test_the_largest_receipt_fits_and_says_what_it_leaves_out() -> None:
+    rules = tuple(
+        Rule(
+            id=f"{number:0>64}",
+            effect=Effect.DENY,
+            match=RuleMatch(user_ids=("u" * 128,)),
+            condition=f'"{number}" == "" || context.environment != ""',
+        )
+        for number in range(1000)
+    )
+    policy = validate_document(PolicyDocument("large", rules))
+    request = largest_request()
+    reference = PolicyReference("pol_" + "0" * 26, 2**31, "f" * 64)
+    decision = decide(request, reference, policy, RiskConfig(), NOW)
+    detail: dict[str, Any] = {
+        "policy": reference.to_json(),
+        "decision": decision_for_receipt(decision),
+    }
+    action = replace(factories.make_action(request), last_sequence=9, last_receipt_digest="f" * 64)
+    receipt = write_receipt(
+        receipt_id=factories.new_id("rcpt"),
+        action=action,
+        type_="action.approval_required",
+        detail=detail,
+        now=NOW,
+        key=factories.make_signing_key(),
+    )
+    assert len(receipt.envelope.payload) <= MAXIMUM_PAYLOAD_BYTES
+    assert detail["decision"]["omitted"]["rules"] == 1000 - len(detail["decision"]["rules"])
+    whole = sha256_hex(statement_json(decision_to_json(decision)))
+    assert detail["decision"]["decisionDigest"] == whole
+
+
+def test_an_ordinary_decision_is_carried_whole() -> None:
+    decision = factories.make_decision()
+    carried = decision_for_receipt(decision)
+    assert carried.pop("omitted") == {}
+    carried.pop("decisionDigest")
+    assert carried == decision_to_json(decision)
