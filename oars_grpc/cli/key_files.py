@@ -18,16 +18,23 @@ def read_json(path: Path) -> Any:
     """The JSON of a file.
 
     Raises:
-        ValueError: unreadable, too large, or not JSON.
+        ValueError: unreadable, too large, not JSON, or JSON that readers understand differently.
     """
     try:
         if path.stat().st_size > MAXIMUM_FILE_BYTES:
             raise ValueError(f"is larger than {MAXIMUM_FILE_BYTES} bytes")
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_no_duplicates)
     except OSError as error:
         raise ValueError(str(error.strerror)) from error
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("gives a member twice")
+    return value
 
 
 def envelopes(value: Any) -> Iterator[Envelope]:

@@ -135,6 +135,7 @@ action = Table(
     PrimaryKeyConstraint("tenant_id", "action_id", name="action_pkey"),
     Index("action_state", "tenant_id", "state", "action_id"),
     Index("action_agent", "tenant_id", "agent_id", "action_id"),
+    Index("action_caller", "tenant_id", "caller_subject", "action_id"),
     # The one index that does not begin with the tenant: upkeep looks through all of them.
     Index(
         "action_due",

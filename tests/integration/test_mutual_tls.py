@@ -28,6 +28,8 @@ from tests.support.identities import add_identity, issue
 from tests.support.server import Refusal, Server, read_refusal, running_server
 
 HEADER = "x-forwarded-client-cert"
+# RFC 9113 section 3.4: the fixed octets, then an empty SETTINGS frame.
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 WAYS = ("direct", "envoy-grpc", "envoy-rest")
 # What OARS says over gRPC and what the sidecar makes of it.
 HTTP = {
@@ -115,7 +117,10 @@ def edge(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     add_identity(stack, "reader", role="agent", tenants=["tenant_alpha"], scopes=["actions:read"])
     add_identity(stack, "bound", role="agent", tenants=["tenant_alpha"], agentIds=["agent-9"])
     with running_server(
-        tmp_path_factory.mktemp("tls"), stack.certificates, stack.postgres.url
+        tmp_path_factory.mktemp("tls"),
+        stack.certificates,
+        stack.postgres.url,
+        key_encryption_key_file=str(stack._key_file()),
     ) as server:
         yield Edge(server, stack)
 
@@ -138,7 +143,9 @@ def alert(edge: Edge, way: str, name: str) -> str | None:
                 return None if connection.recv(64) else ""
             except TimeoutError:
                 connection.settimeout(20)
-            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            connection.sendall(
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+            )
             return None if connection.recv(64) else ""
     except ssl.SSLError as error:
         return error.reason or ""
@@ -269,13 +276,16 @@ def test_over_tcp_only_the_certificate_of_the_sidecar_is_believed(
         stack.postgres.url,
         mtls_mode="sidecar",
         sidecar_spiffe_id="spiffe://oars.dev/sidecar",
+        key_encryption_key_file=str(stack._key_file()),
     ) as server:
 
         def call(name: str, *values: str) -> action_pb2.SubmitActionResponse | Refusal:
             with server.channel(stack.certificates, name) as channel:
                 try:
                     return ActionServiceStub(channel).SubmitAction(
-                        submission(), metadata=[(HEADER, value) for value in values], timeout=10
+                        submission(),
+                        metadata=tuple((HEADER, value) for value in values),
+                        timeout=10,
                     )
                 except grpc.RpcError as error:
                     return read_refusal(error)
@@ -347,9 +357,7 @@ def test_agents_do_not_find_actions_of_another_tenant(
 ) -> None:
     action_id = agent.actions.SubmitAction(submission(), timeout=10).action.action_id
     with pytest.raises(grpc.RpcError) as refused:
-        beta_admin.actions.GetAction(
-            action_pb2.GetActionRequest(action_id=action_id), timeout=10
-        )
+        beta_admin.actions.GetAction(action_pb2.GetActionRequest(action_id=action_id), timeout=10)
     assert read_refusal(refused.value).code == grpc.StatusCode.NOT_FOUND
     with client_for(edge.stack, "agent") as again:
         assert again.rest.get(f"/v1/actions/{action_id}").is_success

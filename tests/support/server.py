@@ -187,7 +187,8 @@ def refusal_of(call: Callable[[], object]) -> Refusal:
 
 def read_refusal(error: grpc.RpcError) -> Refusal:
     """Code and details of an error of a client."""
-    status: status_pb2.Status | None = rpc_status.from_call(error)
+    call: Any = error  # what clients raise is the call, too
+    status: status_pb2.Status | None = rpc_status.from_call(call)
     reason, retry = "", None
     for packed in status.details if status is not None else ():
         detail: Message = _DETAILS[packed.TypeName()]()
@@ -196,7 +197,7 @@ def read_refusal(error: grpc.RpcError) -> Refusal:
             reason = detail.reason
         if isinstance(detail, error_details_pb2.RetryInfo):
             retry = detail.retry_delay.ToTimedelta().total_seconds()
-    return Refusal(error.code(), reason, error.details() or "", retry)
+    return Refusal(call.code(), reason, call.details() or "", retry)
 
 
 def wait_for(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> None:

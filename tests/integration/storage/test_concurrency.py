@@ -1,10 +1,12 @@
 """Many writers at once."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+import psycopg
 from sqlalchemy import Engine
 
 from oars_grpc.core.action import ActionState
@@ -30,6 +32,23 @@ def _together(
         return list(pool.map(begin, range(count)))
 
 
+def _deadlocks(url: str) -> int:
+    """How many there were; the server knows when the sessions have ended."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for _ in range(500):
+            row = connection.execute(
+                "SELECT (SELECT deadlocks FROM pg_stat_database"
+                " WHERE datname = current_database()),"
+                " (SELECT count(*) FROM pg_stat_activity WHERE application_name = 'oars-test'"
+                " AND datname = current_database())"
+            ).fetchone()
+            assert row is not None
+            if row[1] == 0:
+                return int(row[0])
+            time.sleep(0.01)
+    raise AssertionError("the sessions of the test did not end")
+
+
 def test_indices_have_no_gaps_whoever_commits(database_url: str) -> None:
     with opened(database_url) as one, opened(database_url) as other:
         ledgers = [PostgresLedger(one), PostgresLedger(other)]
@@ -45,6 +64,7 @@ def test_indices_have_no_gaps_whoever_commits(database_url: str) -> None:
 
         results = _together(8, work)
     assert {result for part in results for result in part} == {Committed()}
+    assert _deadlocks(database_url) == 0
     changes = sum(len(part) for part in results)
     assert check_ledger(database_url) == 2 * changes
 
@@ -67,20 +87,58 @@ def test_fifty_calls_under_one_key_have_one_outcome(database_url: str) -> None:
     assert check_ledger(database_url) == 2
 
 
-def test_crossing_keys_in_batches_of_any_order_settle(database_url: str) -> None:
-    keys = [f"key-{number}" for number in range(10)]
+def _hold_up(url: str, statement: str, batches: Sequence[Sequence[Change]]) -> list[CommitResult]:
+    """Commit two batches at once, held up by a session that has executed the statement.
 
-    def batch(number: int) -> list[Change]:
-        order = keys if number % 2 else keys[::-1]
-        return [make_change(TENANTS[0], outcome=make_outcome(key=key)) for key in order]
-
-    with opened(database_url, pool_size=8) as engine:
+    When it lets go, batches that took their locks in different orders wait for each other.
+    """
+    with opened(url) as engine, ThreadPoolExecutor(2) as pool:
         ledger = PostgresLedger(engine)
-        batches = [batch(number) for number in range(8)]
-        results = _together(8, lambda number: ledger.commit(batches[number]))
-    counted = Counter(type(result) for part in results for result in part)
-    assert counted == {Committed: 10, Replayed: 70}
-    assert check_ledger(database_url) == 20
+        with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as observer:
+            holder.execute(statement.encode())
+            futures = [pool.submit(ledger.commit, batch) for batch in batches]
+            for _ in range(1000):
+                waiting = observer.execute(
+                    "SELECT count(*) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                ).fetchone()
+                if waiting == (2,):
+                    break
+                time.sleep(0.01)
+            else:
+                raise AssertionError("the commits were not held up")
+            holder.rollback()
+        return [result for future in futures for result in future.result(30)]
+
+
+def test_keys_in_crossing_order_do_not_deadlock(database_url: str) -> None:
+    batches = [
+        [make_change(outcome=make_outcome(key=key)) for key in order]
+        for order in (("a", "b", "c"), ("c", "b", "a"))
+    ]
+    held = (
+        "INSERT INTO idempotency_outcome VALUES"
+        " ('acme', 'spiffe://example/agent', 'SubmitAction', 'b', '', '', now(), now())"
+    )
+    results = _hold_up(database_url, held, batches)
+    assert Counter(map(type, results)) == {Committed: 3, Replayed: 3}
+    assert _deadlocks(database_url) == 0
+    assert check_ledger(database_url) == 6
+
+
+def test_actions_in_crossing_order_do_not_deadlock(database_url: str, engine: Engine) -> None:
+    created = [make_change() for _ in range(3)]
+    PostgresLedger(engine).commit(created)
+    engine.dispose()
+    batches = [
+        [make_next_change(change.stored) for change in order] for order in (created, created[::-1])
+    ]
+    middle = created[1].stored.action.action_id
+    held = f"SELECT FROM action WHERE action_id = '{middle}' FOR UPDATE"
+    results = _hold_up(database_url, held, batches)
+    assert Counter(map(type, results)) == {Committed: 3, Superseded: 3}
+    assert _deadlocks(database_url) == 0
+    assert check_ledger(database_url) == 9
 
 
 def test_of_racing_transitions_one_wins(engine: Engine, database_url: str) -> None:

@@ -9,7 +9,7 @@ from oars_grpc.errors import InvalidArgument
 
 # RFC 9562 appendix A.6: the example of a UUIDv7.
 EXAMPLE = UUID("017f22e2-79b0-7cc3-98c4-dc0c0c07398f")
-EXAMPLE_ID = "act_01fwhe4ydgfk1shh6w1g60ecwf"
+EXAMPLE_ID = "act_01fwhe4ydgfk1shh6w1g60eecf"
 
 
 def test_the_example_of_rfc_9562_has_its_crockford_form() -> None:

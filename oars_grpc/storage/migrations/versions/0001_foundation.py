@@ -103,6 +103,7 @@ CREATE TABLE action (
 );
 CREATE INDEX action_state ON action (tenant_id, state, action_id);
 CREATE INDEX action_agent ON action (tenant_id, agent_id, action_id);
+CREATE INDEX action_caller ON action (tenant_id, caller_subject, action_id);
 CREATE INDEX action_due ON action (expires_at, tenant_id, action_id)
     WHERE state IN ('approved', 'approval_required', 'quarantined');
 CREATE TABLE action_body (

@@ -1,0 +1,396 @@
+"""REST and gRPC are one API: the same call gives the same answer, or the same refusal.
+
+The rpcs come from the descriptors, so a new rpc without a case here fails. What the other tests of
+the API share is here too: the rpcs with their routes, calls in both ways, refusals read alike.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+import grpc
+import httpx
+import pytest
+from google.api import annotations_pb2
+from google.protobuf import json_format
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from oars_grpc.core.ids import format_id
+from oars_grpc.generated.oars.v1 import (
+    action_pb2,
+    approval_pb2,
+    policy_pb2,
+    receipt_pb2,
+    tenant_pb2,
+)
+from oars_grpc.local.stack import LocalStack
+from tests.support.client import Client, client_for
+from tests.support.identities import add_identity
+
+FILES = (action_pb2, approval_pb2, policy_pb2, receipt_pb2, tenant_pb2)
+TENANT = "tenant_parity"
+# Well formed, and of nothing that exists.
+UNKNOWN = UUID("01890000-0000-7000-8000-000000000000")
+UNKNOWN_IDS = {
+    "action_id": format_id("act", UNKNOWN),
+    "approval_id": format_id("apr", UNKNOWN),
+    "policy_id": format_id("pol", UNKNOWN),
+    "receipt_id": format_id("rcpt", UNKNOWN),
+}
+HTTP_OF_CODE = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+}
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True)
+class Rpc:
+    """One rpc and its route."""
+
+    descriptor: MethodDescriptor
+    verb: str
+    route: str
+
+    @property
+    def name(self) -> str:
+        return self.descriptor.name
+
+    @property
+    def path(self) -> str:
+        return f"/{self.descriptor.containing_service.full_name}/{self.name}"
+
+    @property
+    def request_class(self) -> type[Message]:
+        return GetMessageClass(self.descriptor.input_type)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return frozenset(field.name for field in self.descriptor.input_type.fields)
+
+
+def _rpcs() -> Iterator[Rpc]:
+    for file in FILES:
+        for service in file.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                rule = method.GetOptions().Extensions[annotations_pb2.http]
+                verb = rule.WhichOneof("pattern")
+                if verb:
+                    yield Rpc(method, verb.upper(), getattr(rule, verb))
+
+
+RPCS = {rpc.name: rpc for rpc in _rpcs()}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a caller learns from a refusal, the same over REST and gRPC."""
+
+    code: grpc.StatusCode
+    reason: str
+    violations: tuple[tuple[str, str], ...]
+    message: str
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(field for field, _ in self.violations)
+
+
+def call_rest(
+    client: Client, rpc: Rpc, request: Message, headers: Mapping[str, str] | None = None
+) -> httpx.Response:
+    """The request on the rpc's route: path, then query or body."""
+    rest = json_format.MessageToDict(request, preserving_proto_field_name=True)
+
+    def segment(match: re.Match[str]) -> str:
+        rest.pop(match.group(1), None)
+        return quote(getattr(request, match.group(1)), safe="")
+
+    path = re.sub(r"\{(\w+)\}", segment, rpc.route)
+    if rpc.verb == "GET":
+        return client.rest.get(path, params=rest or None, headers=headers)
+    return client.rest.request(rpc.verb, path, json=rest, headers=headers)
+
+
+def call_grpc(
+    client: Client,
+    rpc: Rpc,
+    request: Message | bytes,
+    metadata: tuple[tuple[str, str], ...] = (),
+) -> list[Message]:
+    """The messages that come back."""
+    raw = request if isinstance(request, bytes) else request.SerializeToString()
+    read = GetMessageClass(rpc.descriptor.output_type).FromString
+    if rpc.descriptor.server_streaming:
+        stream = client.channel.unary_stream(rpc.path, bytes, read)
+        return list(stream(raw, timeout=20, metadata=metadata))
+    unary = client.channel.unary_unary(rpc.path, bytes, read)
+    return [unary(raw, timeout=20, metadata=metadata)]
+
+
+def rest_refusal(answer: httpx.Response) -> Refusal:
+    """The refusal in a REST reply; its HTTP status must be the one of its code."""
+    body = answer.json()
+    details = {
+        detail["@type"].rpartition(".")[2]: detail
+        for detail in body["details"]
+        if detail["@type"].startswith("type.googleapis.com/google.rpc.")
+    }
+    violations = details.get("BadRequest", {}).get("fieldViolations", [])
+    code = CODES[body["code"]]
+    assert details["ErrorInfo"]["domain"] == "oars"
+    # The sidecar's own refusals use further HTTP statuses (413, 415, 431).
+    assert answer.status_code == HTTP_OF_CODE[code] or 410 < answer.status_code < 500, answer.text
+    return Refusal(
+        code,
+        details["ErrorInfo"]["reason"],
+        tuple((each["field"], each["description"]) for each in violations),
+        body["message"],
+    )
+
+
+def grpc_refusal(error: Any) -> Refusal:
+    """The refusal in a gRPC status; the sidecar's own have no details."""
+    status = rpc_status.from_call(error)
+    if status is None:
+        return Refusal(error.code(), "", (), error.details() or "")
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        _ = detail.Unpack(info) or detail.Unpack(bad)
+    violations = tuple((each.field, each.description) for each in bad.field_violations)
+    return Refusal(CODES[status.code], info.reason, violations, status.message)
+
+
+def refused_by_grpc(
+    client: Client,
+    rpc: Rpc,
+    request: Message | bytes,
+    metadata: tuple[tuple[str, str], ...] = (),
+) -> Refusal:
+    """The refusal of a call that must be refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call_grpc(client, rpc, request, metadata)
+    return grpc_refusal(caught.value)
+
+
+def submission(operation: str = "create_ticket", tenant_id: str = "") -> Any:
+    """A complete submission."""
+    request = action_pb2.SubmitActionRequest(
+        tenant_id=tenant_id,
+        agent_id="agent-1",
+        delegation_chain=["team:desk"],
+        execution=action_pb2.EXECUTION_CALLER,
+    )
+    request.resource.tool_id, request.resource.operation = "desk", operation
+    request.resource.target = "support/é"
+    request.context.environment = "staging"
+    request.context.data_types.append("none")
+    request.context.attributes["ticket"] = "T-1"
+    request.input.update({"title": "Größe", "list": [1, 2.5, None, True, {"a": "b"}]})
+    return request
+
+
+def document(name: str = "parity") -> policy_pb2.PolicyDocument:
+    """A document that has every state of a submission within reach."""
+    rule, match = policy_pb2.Rule, policy_pb2.RuleMatch
+    return policy_pb2.PolicyDocument(
+        name=name,
+        combining_algorithm=policy_pb2.COMBINING_ALGORITHM_FIRST_MATCH,
+        rules=[
+            rule(
+                id="q",
+                effect=policy_pb2.EFFECT_QUARANTINE,
+                match=match(operations=["export_report"]),
+            ),
+            rule(
+                id="a",
+                effect=policy_pb2.EFFECT_APPROVE,
+                match=match(operations=["transfer_funds"]),
+            ),
+            rule(id="d", effect=policy_pb2.EFFECT_DENY, match=match(operations=["delete_all"])),
+            rule(id="w", effect=policy_pb2.EFFECT_ALLOW, condition="risk.score < 101"),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class World:
+    """A tenant of this module's own, whose policy reaches every state."""
+
+    admin: Client
+    approver: Client
+
+    def submitted(self, operation: str = "create_ticket") -> Any:
+        return self.admin.actions.SubmitAction(submission(operation, TENANT), timeout=20)
+
+    def named(self, kind: type[Message], operation: str = "create_ticket", **fields: Any) -> Any:
+        """A request about a new action."""
+        action_id = self.submitted(operation).action.action_id
+        return kind(tenant_id=TENANT, action_id=action_id, **fields)
+
+    def draft(self) -> str:
+        request = policy_pb2.CreatePolicyRequest(tenant_id=TENANT, document=document())
+        found: str = self.admin.policies.CreatePolicy(request, timeout=20).policy.policy_id
+        return found
+
+    def published(self) -> str:
+        policy_id = self.draft()
+        self.admin.policies.PublishPolicy(
+            policy_pb2.PublishPolicyRequest(tenant_id=TENANT, policy_id=policy_id), timeout=20
+        )
+        return policy_id
+
+    def decision(self) -> Any:
+        approval = self.submitted("transfer_funds").approval
+        return approval_pb2.DecideApprovalRequest(
+            tenant_id=TENANT,
+            approval_id=approval.approval_id,
+            verdict=approval_pb2.VERDICT_APPROVE,
+            reason="looked at it",
+            action_digest=approval.action_digest,
+        )
+
+
+@pytest.fixture(scope="module")
+def world(stack: LocalStack) -> Iterator[World]:
+    tenants = [TENANT, "tenant_parity_new"]
+    add_identity(stack, "parity-admin", role="admin", tenants=tenants)
+    add_identity(stack, "parity-approver", role="approver", tenants=tenants)
+    with client_for(stack, "parity-admin") as admin, client_for(stack, "parity-approver") as other:
+        admin.tenants.CreateTenant(tenant_pb2.CreateTenantRequest(tenant_id=TENANT), timeout=20)
+        made = World(admin, other)
+        made.published()
+        made.published()  # so that there is one to roll back to
+        yield made
+
+
+# Any: keyword arguments of messages take dicts, which the stubs do not know.
+A: Any = action_pb2
+P: Any = policy_pb2
+R: Any = receipt_pb2
+T: Any = tenant_pb2
+SETTINGS = T.TenantSettings(permit_seconds=60, approval_seconds=600)
+CASES: Mapping[str, Callable[[World], Message]] = {
+    "SubmitAction": lambda _: submission("create_ticket", TENANT),
+    "GetAction": lambda w: w.named(A.GetActionRequest),
+    "ListActions": lambda w: A.ListActionsRequest(
+        tenant_id=TENANT,
+        page_size=1,
+        state=A.ACTION_STATE_APPROVED,
+        agent_id=w.submitted().action.agent_id,
+    ),
+    "WatchAction": lambda w: w.named(A.WatchActionRequest, "delete_all"),
+    "CompleteAction": lambda w: w.named(
+        A.CompleteActionRequest, outcome=A.OUTCOME_SUCCEEDED, output={"ticket": "T-1", "n": [1.5]}
+    ),
+    "CancelAction": lambda w: w.named(A.CancelActionRequest, reason="no longer\nneeded"),
+    "ReleaseAction": lambda w: w.named(A.ReleaseActionRequest, "export_report", reason="seen"),
+    "DecideApproval": lambda w: w.decision(),
+    "GetApproval": lambda w: approval_pb2.GetApprovalRequest(
+        tenant_id=TENANT, approval_id=w.submitted("transfer_funds").approval.approval_id
+    ),
+    "ListApprovals": lambda _: approval_pb2.ListApprovalsRequest(
+        tenant_id=TENANT, page_size=2, state=approval_pb2.APPROVAL_STATE_PENDING
+    ),
+    "CreatePolicy": lambda _: P.CreatePolicyRequest(tenant_id=TENANT, document=document("new")),
+    "GetPolicy": lambda w: P.GetPolicyRequest(tenant_id=TENANT, policy_id=w.draft()),
+    "ListPolicies": lambda _: P.ListPoliciesRequest(tenant_id=TENANT, page_size=2),
+    "PublishPolicy": lambda w: P.PublishPolicyRequest(tenant_id=TENANT, policy_id=w.draft()),
+    "RollbackPolicy": lambda w: P.RollbackPolicyRequest(tenant_id=TENANT, policy_id=w.published()),
+    "SimulatePolicy": lambda _: P.SimulatePolicyRequest(
+        tenant_id=TENANT,
+        document=document("tried"),
+        agent_id="agent-1",
+        resource=submission().resource,
+        context=submission().context,
+        input=submission().input,
+        time={"seconds": 1_700_000_000, "nanos": 123_456_000},
+    ),
+    "GetReceipt": lambda w: R.GetReceiptRequest(
+        tenant_id=TENANT, receipt_id=w.submitted().receipts[1].receipt_id
+    ),
+    "ListReceipts": lambda w: w.named(R.ListReceiptsRequest, page_size=1, type="action.requested"),
+    "VerifyReceipt": lambda w: R.VerifyReceiptRequest(
+        tenant_id=TENANT, envelope=w.submitted().receipts[0].envelope
+    ),
+    "ListTrustedKeys": lambda _: R.ListTrustedKeysRequest(tenant_id=TENANT),
+    "CreateTenant": lambda _: T.CreateTenantRequest(
+        tenant_id="tenant_parity_new", display_name="New ü", settings=SETTINGS
+    ),
+    "GetTenant": lambda _: T.GetTenantRequest(tenant_id=TENANT),
+    "ListTenants": lambda _: T.ListTenantsRequest(page_size=1),
+    "UpdateTenant": lambda _: T.UpdateTenantRequest(
+        tenant_id=TENANT, display_name="Changed", settings=SETTINGS
+    ),
+    "RotateSigningKey": lambda _: T.RotateSigningKeyRequest(tenant_id=TENANT),
+}
+
+
+def caller(world: World, name: str) -> Client:
+    """Who makes the call: decisions are not for the one who asked."""
+    return world.approver if name == "DecideApproval" else world.admin
+
+
+def test_every_rpc_with_a_route_has_a_case() -> None:
+    assert set(CASES) == set(RPCS)
+
+
+@pytest.mark.parametrize("name", sorted(RPCS))
+def test_the_same_call_gives_the_same_answer(world: World, name: str) -> None:
+    """Changes go under one key, so that the second way in must be the same request to the server
+    (else it were refused as another) and repeats the first way's answer."""
+    rpc, client, request = RPCS[name], caller(world, name), CASES[name](world)
+    key = f"parity-{name}"
+    rest = call_rest(client, rpc, request, {"idempotency-key": key})
+    assert rest.status_code == 200, rest.text
+    messages = call_grpc(client, rpc, request, (("idempotency-key", key),))
+    written = [
+        json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+        for message in messages
+    ]
+    assert rest.json() == (written if rpc.descriptor.server_streaming else written[0])
+    assert any(message.ByteSize() for message in messages)
+
+
+@pytest.mark.parametrize("name", sorted(RPCS))
+def test_the_same_call_gives_the_same_refusal(world: World, name: str) -> None:
+    rpc, client = RPCS[name], caller(world, name)
+    changes: list[tuple[str, Any, grpc.StatusCode]] = [
+        ("tenant_id", "Not A Tenant", grpc.StatusCode.INVALID_ARGUMENT),
+        ("tenant_id", "tenant_alpha", grpc.StatusCode.PERMISSION_DENIED),
+        ("page_size", 201, grpc.StatusCode.INVALID_ARGUMENT),
+        ("page_token", "garbage", grpc.StatusCode.INVALID_ARGUMENT),
+        *((field, value, grpc.StatusCode.NOT_FOUND) for field, value in UNKNOWN_IDS.items()),
+        *((field, "x", grpc.StatusCode.INVALID_ARGUMENT) for field in UNKNOWN_IDS),
+    ]
+    tried = 0
+    for field, value, code in changes:
+        request = CASES[name](world)
+        # A list filtered by an unknown action is empty, and keys are public.
+        public = name == "ListTrustedKeys" and code is grpc.StatusCode.PERMISSION_DENIED
+        if field not in rpc.fields or public or (name, field) == ("ListReceipts", "action_id"):
+            continue
+        if field == "receipt_id":
+            request.ClearField("envelope") if "envelope" in rpc.fields else None
+        setattr(request, field, value)
+        over_rest = rest_refusal(call_rest(client, rpc, request))
+        assert over_rest == refused_by_grpc(client, rpc, request)
+        assert over_rest.code is code
+        assert over_rest.reason
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            assert over_rest.fields == (field,)
+        tried += 1
+    assert tried

@@ -1,0 +1,332 @@
+"""`oars verify` over real files, through the command itself."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from google.protobuf.json_format import MessageToDict
+
+from oars_grpc.cli import commands
+from oars_grpc.core.envelope import Signature
+from oars_grpc.core.keys import KeyState, TrustedKey
+from oars_grpc.core.receipt import Receipt
+from oars_grpc.generated.oars.v1 import receipt_pb2
+from oars_grpc.transport.receipt_messages import write_key, write_receipt
+from tests.support.factories import (
+    NOW,
+    append_receipt,
+    make_action,
+    make_request,
+    make_signing_key,
+    make_stored_key,
+)
+
+TRUSTED = make_stored_key().trusted
+
+
+def make_chain() -> tuple[Receipt, ...]:
+    action, first = append_receipt(make_action(), "action.requested")
+    action, second = append_receipt(action, "action.approved")
+    return first, second, append_receipt(action, "action.executed")[1]
+
+
+CHAIN = make_chain()
+
+
+def keys_json(*keys: TrustedKey) -> dict[str, Any]:
+    """As `GET /v1/trust/tenants/TENANT/keys` answers."""
+    message = receipt_pb2.ListTrustedKeysResponse(keys=[write_key(key) for key in keys])
+    return MessageToDict(message)
+
+
+def receipt_json(receipt: Receipt) -> dict[str, Any]:
+    """As the API answers it."""
+    return MessageToDict(write_receipt(receipt))
+
+
+class Run:
+    """Runs the command on files that it writes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def write(self, name: str, content: Any) -> Path:
+        path = self._directory / name
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        path.write_bytes(raw)
+        return path
+
+    def __call__(self, *contents: Any, keys: Any = None, options: Sequence[str] = ()) -> Result:
+        files = [self.write(f"{number}.json", content) for number, content in enumerate(contents)]
+        keys_file = self.write("keys", keys_json(TRUSTED) if keys is None else keys)
+        arguments = ["verify", "--keys", str(keys_file), *options, *map(str, files)]
+        result = CliRunner().invoke(commands, arguments, env={"COLUMNS": "200"})
+        assert result.exception is None or isinstance(result.exception, SystemExit), (
+            result.exception
+        )
+        return result
+
+    def verdicts(self, *contents: Any, keys: Any = None) -> tuple[int, list[dict[str, Any]]]:
+        result = self(*contents, keys=keys, options=["--json"])
+        return result.exit_code, [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def results(verdict: dict[str, Any]) -> list[str]:
+    return [check["result"] for check in verdict["checks"].values()]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CHAIN[0].envelope.to_json(),
+        [CHAIN[0].envelope.to_json()],
+        receipt_json(CHAIN[0]),
+        {"receipt": receipt_json(CHAIN[0])},
+        {"receipts": [receipt_json(CHAIN[0])], "nextPageToken": "x"},
+        [[{"envelope": CHAIN[0].envelope.to_json()}]],
+    ],
+    ids=["envelope", "list", "receipt", "answer", "page", "nested"],
+)
+def test_a_receipt_is_verified_in_whatever_form_it_came(run: Run, content: Any) -> None:
+    code, (verdict,) = run.verdicts(content)
+    assert code == 0
+    assert verdict["valid"] is True
+    assert verdict["receiptId"] == CHAIN[0].receipt_id
+    assert verdict["keyId"] == TRUSTED.key_id
+    assert list(verdict["checks"]) == ["signature", "key_trust", "schema", "chain"]
+    assert results(verdict) == ["passed"] * 4
+    assert verdict["errors"] == []
+
+
+def test_the_snake_case_of_the_api_is_read_too(run: Run) -> None:
+    receipt = MessageToDict(write_receipt(CHAIN[0]), preserving_proto_field_name=True)
+    message = receipt_pb2.ListTrustedKeysResponse(keys=[write_key(TRUSTED)])
+    keys = MessageToDict(message, preserving_proto_field_name=True)
+    assert run.verdicts(receipt, keys=keys)[0] == 0
+
+
+def test_a_bare_list_of_keys_will_do(run: Run) -> None:
+    assert run.verdicts(receipt_json(CHAIN[0]), keys=keys_json(TRUSTED)["keys"])[0] == 0
+
+
+def test_receipts_given_together_are_checked_as_a_chain_in_any_order(run: Run) -> None:
+    code, verdicts = run.verdicts(*(receipt_json(receipt) for receipt in reversed(CHAIN)))
+    assert code == 0
+    assert [results(verdict) for verdict in verdicts] == [["passed"] * 4] * 3
+
+
+def test_a_receipt_without_its_predecessor_says_that_the_chain_was_not_checked(run: Run) -> None:
+    code, (verdict,) = run.verdicts(receipt_json(CHAIN[2]))
+    assert code == 0
+    assert verdict["checks"]["chain"] == {
+        "result": "not_checked",
+        "detail": "receipt 2 of the chain was not supplied",
+    }
+
+
+def test_a_person_reads_a_table(run: Run) -> None:
+    result = run(receipt_json(CHAIN[0]), receipt_json(CHAIN[2]))
+    assert result.exit_code == 0
+    for text in ("action.requested", "action.executed", CHAIN[0].receipt_id, "not checked"):
+        assert text in result.stdout
+    assert result.stdout.count("valid") == 2
+
+
+def tampered(receipt: Receipt, **changes: Any) -> dict[str, Any]:
+    return replace(receipt.envelope, **changes).to_json()
+
+
+PAYLOAD = CHAIN[0].envelope.payload.replace(b"get_issue", b"del_issue")
+SIG = CHAIN[0].envelope.signatures[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "failed"),
+    [
+        (tampered(CHAIN[0], payload=PAYLOAD), ["signature"]),
+        (tampered(CHAIN[0], payload=b"{}"), ["signature", "schema"]),
+        (tampered(CHAIN[0], payload_type="text/plain"), ["signature", "schema"]),
+        (tampered(CHAIN[0], signatures=()), ["signature"]),
+        (tampered(CHAIN[0], signatures=(SIG, SIG)), ["signature"]),
+        (tampered(CHAIN[0], signatures=(Signature(SIG.keyid, bytes(64)),)), ["signature"]),
+        (tampered(CHAIN[0], signatures=(Signature("other", SIG.sig),)), ["signature"]),
+    ],
+)
+def test_a_tampered_receipt_ends_with_one_and_names_the_check(
+    run: Run, content: Any, failed: list[str]
+) -> None:
+    code, (verdict,) = run.verdicts(content)
+    assert (code, verdict["valid"]) == (1, False)
+    found = [n for n, check in verdict["checks"].items() if check["result"] == "failed"]
+    assert found == failed
+    result = run(content)
+    assert result.exit_code == 1
+    assert "NOT VALID" in result.stdout
+    for error in verdict["errors"]:
+        assert error[:30] in result.stdout
+
+
+def test_one_bad_receipt_among_good_ones_ends_with_one(run: Run) -> None:
+    code, verdicts = run.verdicts(
+        [receipt_json(CHAIN[0]), tampered(CHAIN[1], payload=PAYLOAD), receipt_json(CHAIN[2])]
+    )
+    assert code == 1
+    assert [verdict["valid"] for verdict in verdicts] == [True, False, True]
+
+
+def test_a_rewritten_receipt_breaks_the_chain_after_it(run: Run) -> None:
+    """Signed by the tenant's own key: only the receipt after it can tell."""
+    action = make_action(action_id=CHAIN[0].action_id)
+    rewritten = append_receipt(action, "action.requested", {"note": "other"})[1]
+    code, verdicts = run.verdicts(receipt_json(rewritten), receipt_json(CHAIN[1]))
+    assert code == 1
+    assert [verdict["valid"] for verdict in verdicts] == [True, False]
+    assert verdicts[1]["checks"]["chain"]["result"] == "failed"
+
+
+def test_what_the_answer_says_beside_the_envelope_is_not_believed(run: Run) -> None:
+    posing = {**receipt_json(CHAIN[0]), "receiptId": "rcpt_other", "type": "action.denied"}
+    _, (verdict,) = run.verdicts(posing)
+    assert verdict["receiptId"] == CHAIN[0].receipt_id
+
+
+@pytest.mark.parametrize(
+    ("key", "check"),
+    [
+        (make_stored_key(seed=bytes(32)).trusted, "signature"),
+        (replace(make_stored_key(seed=bytes(32)).trusted, key_id=TRUSTED.key_id), "signature"),
+        (replace(TRUSTED, tenant_id="globex"), "key_trust"),
+        (replace(TRUSTED, valid_from=NOW.replace(year=2027)), "key_trust"),
+        (replace(TRUSTED, valid_until=NOW), "key_trust"),
+        (replace(TRUSTED, state=KeyState.REVOKED, revoked_at=NOW), "key_trust"),
+    ],
+    ids=["another", "mislabelled", "other tenant", "not yet valid", "over", "revoked"],
+)
+def test_under_another_key_nothing_is_valid(run: Run, key: TrustedKey, check: str) -> None:
+    code, (verdict,) = run.verdicts(receipt_json(CHAIN[0]), keys=keys_json(key))
+    assert code == 1
+    assert verdict["checks"][check]["result"] == "failed"
+
+
+def test_without_keys_nothing_is_valid(run: Run) -> None:
+    assert run.verdicts(receipt_json(CHAIN[0]), keys={"keys": []})[0] == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not json",
+        b"\xff\xfe\x00",
+        b"{",
+        b"[" * 100_000,
+        b"[" * 980 + b"]" * 980,
+        b'{"receipt":' * 900 + b"1" + b"}" * 900,
+        b"9" * 10_000,
+        b"7",
+        b"null",
+        b'"text"',
+        b"[]",
+        b"{}",
+        b'{"receipts":[]}',
+        b'{"receipts":7}',
+        b'{"envelope":null}',
+        b'{"payload":7}',
+        b'{"payload":"!","payloadType":"x","signatures":[]}',
+        b'{"payload":"\xc3\xa9","payloadType":"x","signatures":[]}',
+        b'{"payload":"","payloadType":"x","signatures":[{"keyid":"k"}]}',
+        b'[{"receipt":{}}]',
+    ],
+)
+def test_a_file_that_holds_no_receipts_ends_with_two_and_one_message(
+    run: Run, content: bytes
+) -> None:
+    result = run(content)
+    assert result.exit_code == 2
+    assert result.stderr.count("Error: ") == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unreadable_file_among_good_ones_ends_with_two(run: Run) -> None:
+    assert run(receipt_json(CHAIN[0]), b"{").exit_code == 2
+
+
+GOOD_KEY = keys_json(TRUSTED)["keys"][0]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        b"",
+        b"[",
+        7,
+        {},
+        {"keys": {}},
+        [7],
+        [{}],
+        [{**GOOD_KEY, "publicKey": "!"}],
+        [{**GOOD_KEY, "publicKey": None}],
+        [{**GOOD_KEY, "publicKey": "é==="}],
+        [{**GOOD_KEY, "state": "KEY_STATE_UNSPECIFIED"}],
+        [{**GOOD_KEY, "state": 1}],
+        [{**GOOD_KEY, "algorithm": "rsa"}],
+        [{**GOOD_KEY, "validFrom": None}],
+        [{**GOOD_KEY, "validFrom": "yesterday"}],
+        [{**GOOD_KEY, "validFrom": 7}],
+        [{**GOOD_KEY, "validFrom": "2026-01-01T00:00:00"}],
+        [{**GOOD_KEY, "validUntil": "never"}],
+        [GOOD_KEY, {**GOOD_KEY, "tenantId": ""}],
+    ],
+)
+def test_keys_that_cannot_be_read_end_with_two(run: Run, keys: Any) -> None:
+    result = run(receipt_json(CHAIN[0]), keys=keys)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_files_that_are_not_there_end_with_two(run: Run, tmp_path: Path) -> None:
+    keys = run.write("keys", keys_json(TRUSTED))
+    for arguments in (
+        ["--keys", str(keys), str(tmp_path / "missing")],
+        ["--keys", str(keys), str(tmp_path)],
+        ["--keys", str(tmp_path / "missing"), str(keys)],
+        ["--keys", str(keys)],
+        [str(keys)],
+    ):
+        assert CliRunner().invoke(commands, ["verify", *arguments]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["[bold green]valid[/]", "[/]", "\x1b[2J\x1b[32mvalid\x1b[0m", "a\nvalid", "\u202edilav\u202c"],
+)
+def test_what_a_receipt_says_cannot_pose_as_the_verdict(run: Run, hostile: str) -> None:
+    """Neither as mark-up nor as a terminal's escape sequence, and it cannot break the table."""
+    action = make_action(make_request(hostile))
+    _, receipt = append_receipt(action, hostile, key=make_signing_key(bytes(32)))
+    foreign = keys_json(make_stored_key(seed=bytes(32)).trusted)
+    for keys in (keys_json(TRUSTED), foreign):
+        result = run(receipt_json(receipt), keys=keys)
+        assert result.exit_code == 1
+        assert "NOT VALID" in result.stdout
+        for character in "\x1b\u202e":
+            assert character not in result.stdout
+        assert not any(line.strip(" │") == "valid" for line in result.stdout.splitlines())
+
+
+def test_a_payload_that_two_readers_would_read_differently_is_refused(run: Run) -> None:
+    """JSON with a member given twice: which one is judged depends on who reads."""
+    twice = json.dumps(CHAIN[0].envelope.to_json())[:-1]
+    other = base64.b64encode(b"{}").decode()
+    assert run(f'{twice}, "payload": "{other}"}}'.encode()).exit_code == 2
+    assert run(f'{{"payload": "{other}", {twice[1:]}}}'.encode()).exit_code == 2
