@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import structlog
@@ -24,6 +23,7 @@ from oars_grpc.storage.registry import PostgresRegistryStore
 from oars_grpc.storage.schema import migrate
 from oars_grpc.storage.upkeep import PostgresUpkeepStore
 from oars_grpc.system import SystemChance, SystemClock
+from oars_grpc.transport.admission import Pools
 from oars_grpc.transport.credentials import TlsFiles
 from oars_grpc.transport.identity import (
     Authenticator,
@@ -135,13 +135,13 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
     )
     authenticator = _authenticator(settings, metrics, clock)
 
-    def make_pipeline(streams: ThreadPoolExecutor) -> Pipeline:
+    def make_pipeline(pools: Pools) -> Pipeline:
         return Pipeline(
             authenticator=authenticator,
             rate_limit=RateLimit(settings.rate_limit),
             chance=chance,
             metrics=metrics,
-            stream_pool=streams,
+            pools=pools,
         )
 
     server = OarsServer(

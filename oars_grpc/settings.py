@@ -97,6 +97,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     if mode == "off" and not _is_local(listen):
         raise ConfigurationError("OARS_MTLS_MODE=off listens on a loopback address only")
     on_socket = listen.startswith("unix:")
+    if not on_socket and reader.address("OARS_LISTEN") is None:
+        raise ConfigurationError("OARS_LISTEN must be host:port or unix:/path, not 'off'")
     if on_socket and mode == "tls":
         raise ConfigurationError("OARS_LISTEN: a Unix socket is for OARS_MTLS_MODE=sidecar")
     needs_tls = mode == "tls" or (mode == "sidecar" and not on_socket)
@@ -233,4 +235,6 @@ class _Reader:
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigurationError(f"{password_file}: is not a file of text") from error
             netloc = f"{user}:{password}@{host}"
-        return urlunsplit(parts._replace(scheme="postgresql", netloc=netloc))
+        # With its slashes in any case: urlunsplit leaves them out before an empty host.
+        rest = urlunsplit(parts._replace(scheme="", netloc=""))
+        return f"postgresql://{netloc}{rest}"

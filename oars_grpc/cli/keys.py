@@ -52,8 +52,8 @@ def list_keys(connection_file: Path, tenant: str) -> None:
     """Print a tenant's public keys as JSON: the file that `oars verify --keys` takes."""
     connection = _read(connection_file)
     tenant = tenant or connection["tenant"]
-    with _client(connection, "auditor") as client:
-        click.echo(json.dumps(_checked(client.get(f"/v1/trust/tenants/{tenant}/keys")), indent=2))
+    listed = _call(connection, "auditor", "GET", f"/v1/trust/tenants/{tenant}/keys")
+    click.echo(json.dumps(listed, indent=2))
 
 
 @keys.command()
@@ -63,8 +63,7 @@ def rotate(connection_file: Path, tenant: str) -> None:
     """Retire a tenant's signing key and make a new one active."""
     connection = _read(connection_file)
     tenant = tenant or connection["tenant"]
-    with _client(connection, "admin") as client:
-        answer = _checked(client.post(f"/v1/tenants/{tenant}/keys:rotate", json={}))
+    answer = _call(connection, "admin", "POST", f"/v1/tenants/{tenant}/keys:rotate")
     click.echo(f"{tenant} signs with key {answer['key']['keyId']} from now on")
 
 
@@ -77,15 +76,22 @@ def _read(path: Path) -> dict[str, Any]:
     return connection
 
 
-def _client(connection: dict[str, Any], role: str) -> httpx.Client:
-    identity = connection["identities"][role]
-    context = ssl.create_default_context(cafile=connection["ca_certificate"])
-    context.load_cert_chain(identity["certificate"], identity["private_key"])
-    return httpx.Client(base_url=connection["rest_url"], verify=context, timeout=30.0)
-
-
-def _checked(answer: httpx.Response) -> dict[str, Any]:
-    body: dict[str, Any] = answer.json()
+def _call(connection: dict[str, Any], role: str, method: str, path: str) -> dict[str, Any]:
+    """The JSON that OARS answers to a role."""
+    body: dict[str, Any] | None = {} if method == "POST" else None
+    try:
+        identity = connection["identities"][role]
+        context = ssl.create_default_context(cafile=connection["ca_certificate"])
+        context.load_cert_chain(identity["certificate"], identity["private_key"])
+    except (KeyError, TypeError, OSError) as error:
+        raise click.ClickException(f"no usable certificate of the {role}: {error}") from error
+    url = connection["rest_url"]
+    try:
+        with httpx.Client(base_url=url, verify=context, timeout=30.0) as client:
+            answer = client.request(method, path, json=body)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise click.ClickException(f"{url}: {error}") from error
     if answer.status_code != httpx.codes.OK:
-        raise click.ClickException(str(body.get("message", answer.text)))
-    return body
+        raise click.ClickException(f"{url}{path}: HTTP {answer.status_code} {answer.text}")
+    found: dict[str, Any] = answer.json()
+    return found

@@ -7,6 +7,7 @@ two together. Statements that OARS composes itself keep to it, other JSON is loo
 
 import hashlib
 import re
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -24,7 +25,8 @@ def canonical_json(value: Any) -> bytes:
     """
     try:
         if _is_restricted(value):
-            return statement_json(value)
+            with suppress(orjson.JSONEncodeError):  # deeper than orjson goes
+                return statement_json(value)
         return rfc8785.dumps(value)
     except rfc8785.CanonicalizationError as error:
         raise ValueError(str(error)) from error

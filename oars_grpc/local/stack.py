@@ -6,6 +6,7 @@
 """
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -83,7 +84,13 @@ class LocalStack:
         self.stop()
 
     def start(self) -> None:
-        """Bring everything up; returns when a call through the sidecar succeeds."""
+        """Bring everything up; returns when a call through the sidecar succeeds.
+
+        Raises:
+            ConfigurationError: a part does not start, or another stack runs on this state.
+        """
+        self._state.mkdir(parents=True, exist_ok=True)
+        self._lock_state()
         try:
             self._start()
         except BaseException:
@@ -160,8 +167,17 @@ class LocalStack:
         except httpx.TransportError:
             return False  # not listening yet
 
+    def _lock_state(self) -> None:
+        """Hold the state directory until the stack stops; the kernel lets go of it on death."""
+        lock = (self._state / "stack.lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ConfigurationError(f"another stack runs on {self._state}") from None
+        self._stack.callback(lock.close)
+
     def _start(self) -> None:
-        self._state.mkdir(parents=True, exist_ok=True)
         self._stack.callback(self.postgres.stop)
         self.postgres.start()
         generate = load_script("certs-dev/generate.py").generate

@@ -135,7 +135,7 @@ def parsed_url(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # ValueError: of a port that is no number
         raise ConfigurationError("the database URL is not one") from error
     if parsed.drivername not in _SCHEMES:
         raise ConfigurationError("the database URL does not begin with postgresql://")

@@ -78,9 +78,7 @@ def tls_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
-def add_port(
-    server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None
-) -> int:
+def add_port(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
     """Listen on an address, without TLS where there are no credentials; the port that was taken.
 
     Raises:

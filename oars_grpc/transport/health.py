@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import structlog
 from grpc_health.v1 import health, health_pb2
 
+from oars_grpc.errors import ResourceExhausted
 from oars_grpc.transport.metrics import Metrics
 
 PROBE_SECONDS = 1.0
@@ -50,6 +51,8 @@ class HealthProber:
     def _look(self) -> None:
         try:
             self._probe()
+        except ResourceExhausted:
+            return  # every connection is at work: no sign that the database is away
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             self._report(healthy=False, error=str(error))
         else:

@@ -9,7 +9,6 @@ are parsed here rather than by grpcio, which would answer malformed ones with IN
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -20,9 +19,10 @@ from google.protobuf.message import DecodeError, Message
 from oars_grpc.core.call import Call
 from oars_grpc.core.identity import Principal
 from oars_grpc.core.ports import Chance
-from oars_grpc.errors import DeadlineExceeded, InvalidArgument
+from oars_grpc.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from oars_grpc.transport import request_metadata
 from oars_grpc.transport.access import ACCESS, check_access
+from oars_grpc.transport.admission import Pools
 from oars_grpc.transport.current_call import set_current_call
 from oars_grpc.transport.identity import Authenticator, Metadata
 from oars_grpc.transport.metrics import Metrics
@@ -31,6 +31,8 @@ from oars_grpc.transport.status import status_code, to_status
 
 # With less than this left, the answer would come too late: refuse before anything is written.
 MINIMUM_SECONDS = 0.005
+OVERLOADED_RETRY_MS = 1000
+_HEALTH = "/grpc.health.v1.Health/"
 
 _log = structlog.get_logger("oars.rpc")
 # Generic in the stubs, not at runtime.
@@ -59,13 +61,13 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         rate_limit: RateLimit,
         chance: Chance,
         metrics: Metrics,
-        stream_pool: ThreadPoolExecutor,
+        pools: Pools,
     ) -> None:
         self._authenticator = authenticator
         self._rate_limit = rate_limit
         self._chance = chance
         self._metrics = metrics
-        self._stream_pool = stream_pool
+        self._pools = pools
 
     def intercept_service(
         self,
@@ -83,7 +85,23 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
             return grpc.unary_stream_rpc_method_handler(self._response_streaming(method, handler))
         return grpc.unary_unary_rpc_method_handler(self._unary(method, handler))
 
+    def _overloaded(self, method: str) -> Callable[[object, Context], NoReturn]:
+        """What serves a call of which there are too many already."""
+
+        def serve(_: object, context: Context) -> NoReturn:
+            error = ResourceExhausted(
+                "the server has too many such calls under way", retry_after_ms=OVERLOADED_RETRY_MS
+            )
+            self._refuse(self._begin(method), context, error)
+
+        serve.experimental_thread_pool = self._pools.control  # type: ignore[attr-defined]
+        return serve
+
     def _unary(self, method: str, handler: Handler) -> Callable[[bytes, Context], bytes]:
+        # Health answers even when every other call waits: a busy server is not a dead one.
+        is_health = method.startswith(_HEALTH)
+        if self._pools.calls.full and not is_health:
+            return self._overloaded(method)
         behavior = _present(handler.unary_unary)
 
         def serve(raw: bytes, context: Context) -> bytes:
@@ -102,11 +120,15 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
                 self._observe(rpc, grpc.StatusCode.OK)
                 return response
 
+        pool = self._pools.control if is_health else self._pools.calls
+        serve.experimental_thread_pool = pool  # type: ignore[attr-defined] # grpcio reads it
         return serve
 
     def _response_streaming(
         self, method: str, handler: Handler
     ) -> Callable[[bytes, Context], Iterator[bytes]]:
+        if self._pools.streams.full:
+            return self._overloaded(method)
         behavior = _present(handler.unary_stream)
 
         def serve(raw: bytes, context: Context) -> Iterator[bytes]:
@@ -119,15 +141,16 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
                 self._refuse(rpc, context, error)
             self._observe(rpc, grpc.StatusCode.OK)
 
-        # A stream holds its thread for long, so streams have a pool of their own; grpcio reads
-        # this attribute of the behavior.
-        serve.experimental_thread_pool = self._stream_pool  # type: ignore[attr-defined]
+        # A stream holds its thread for long, so streams have a pool of their own.
+        serve.experimental_thread_pool = self._pools.streams  # type: ignore[attr-defined]
         return serve
 
     def _request_streaming(self, method: str, handler: Handler) -> Handler:
         """Streams of requests are admitted once; their messages are parsed by grpcio."""
         if not handler.response_streaming:
             raise NotImplementedError(f"{method}: no rpc of one answer to many requests is served")
+        if self._pools.streams.full:
+            return grpc.stream_stream_rpc_method_handler(self._overloaded(method))
         behavior = _present(handler.stream_stream)
 
         def serve(requests: Iterator[Message], context: Context) -> Iterator[Message]:
@@ -139,7 +162,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
                 self._refuse(rpc, context, error)
             self._observe(rpc, grpc.StatusCode.OK)
 
-        serve.experimental_thread_pool = self._stream_pool  # type: ignore[attr-defined]
+        serve.experimental_thread_pool = self._pools.streams  # type: ignore[attr-defined]
         return grpc.stream_stream_rpc_method_handler(
             serve, handler.request_deserializer, handler.response_serializer
         )

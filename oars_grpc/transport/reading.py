@@ -18,7 +18,9 @@ MAXIMUM_DEPTH = 32
 MAXIMUM_JSON_BYTES = 128 * 1024
 MAXIMUM_NUMBER = 2**53 - 1
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Control characters, and those that make text read otherwise than it is stored (Unicode TR 36,
+# bidirectional overrides and isolates): an approver must see what is asked.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LINE_BREAKS = str.maketrans("", "", "\n\r\t")
 _KIND = TypeVar("_KIND", bound=StrEnum)
 

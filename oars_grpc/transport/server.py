@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import grpc
@@ -22,6 +21,7 @@ from oars_grpc.generated.oars.v1 import (
     tenant_pb2_grpc,
 )
 from oars_grpc.transport.action_servicer import ActionServicer
+from oars_grpc.transport.admission import BoundedPool, Pools
 from oars_grpc.transport.approval_servicer import ApprovalServicer
 from oars_grpc.transport.credentials import TlsFiles, add_port, add_socket_port, tls_credentials
 from oars_grpc.transport.health import HealthProber
@@ -38,6 +38,7 @@ from oars_grpc.use_cases.tenants import Tenants
 
 MAXIMUM_MESSAGE_BYTES = 1024 * 1024
 MAXIMUM_METADATA_BYTES = 32 * 1024
+CONTROL_CALLS = 1024
 
 SERVICES = tuple(
     descriptor.services_by_name[name].full_name
@@ -91,19 +92,25 @@ class OarsServer:
         self,
         *,
         use_cases: UseCases,
-        make_pipeline: Callable[[ThreadPoolExecutor], Pipeline],
+        make_pipeline: Callable[[Pools], Pipeline],
         limits: ServerLimits,
         metrics: Metrics,
         probe: Callable[[], None],
     ) -> None:
-        self._streams = ThreadPoolExecutor(limits.streams, thread_name_prefix="stream")
-        self._workers = ThreadPoolExecutor(limits.worker_threads, thread_name_prefix="rpc")
+        self._pools = Pools(
+            calls=BoundedPool(limits.worker_threads, limits.queued_rpcs, "rpc"),
+            streams=BoundedPool(limits.streams, 0, "stream"),
+        )
         self._draining = threading.Event()
         self._server = grpc.server(
-            self._workers,
-            interceptors=[make_pipeline(self._streams)],
+            self._pools.calls,
+            interceptors=[make_pipeline(self._pools)],
             options=_OPTIONS,
-            maximum_concurrent_rpcs=limits.worker_threads + limits.queued_rpcs + limits.streams,
+            # Beyond the pools only health and refusals are under way.
+            maximum_concurrent_rpcs=limits.worker_threads
+            + limits.queued_rpcs
+            + limits.streams
+            + CONTROL_CALLS,
         )
         self._add_services(use_cases, limits, metrics)
         health_servicer = health.HealthServicer()
@@ -153,5 +160,4 @@ class OarsServer:
         self._prober.drain()
         self._draining.set()
         self._server.stop(seconds).wait()
-        self._workers.shutdown(wait=True)
-        self._streams.shutdown(wait=True)
+        self._pools.shutdown()

@@ -165,21 +165,20 @@ class TrustedIdentities:
             Unauthenticated: it is not in the file, or the file pins another certificate.
         """
         self._refresh()
-        for name in (certificate.spiffe_id, certificate.subject):
-            known = self._identities.get(name) if name else None
-            if known is None:
-                continue
-            if known.fingerprint_sha256 not in ("", certificate.fingerprint_sha256):
-                raise Unauthenticated(
-                    f"identity {name} is pinned to another certificate",
-                    reason="CERTIFICATE_NOT_PINNED",
-                )
-            return _seen(known, certificate.fingerprint_sha256)
-        name = certificate.spiffe_id or certificate.subject or "without a name"
-        raise Unauthenticated(
-            f"certificate {name} is valid but is not a trusted identity",
-            reason="IDENTITY_NOT_TRUSTED",
-        )
+        # A certificate with a SPIFFE id is that workload; its subject is decoration.
+        name = certificate.spiffe_id or certificate.subject
+        known = self._identities.get(name)
+        if known is None:
+            raise Unauthenticated(
+                f"certificate {name or 'without a name'} is valid but is not a trusted identity",
+                reason="IDENTITY_NOT_TRUSTED",
+            )
+        if known.fingerprint_sha256 not in ("", certificate.fingerprint_sha256):
+            raise Unauthenticated(
+                f"identity {name} is pinned to another certificate",
+                reason="CERTIFICATE_NOT_PINNED",
+            )
+        return _seen(known, certificate.fingerprint_sha256)
 
     def by_subject(self, subject: str) -> Principal:
         """The identity of a name, without a certificate: for development with TLS off.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import rfc8785
 
@@ -29,7 +30,7 @@ def test_the_caller_completes_and_the_receipt_carries_the_digest_of_the_output(
     agent: Client,
 ) -> None:
     action = submit(agent, action_body())["action"]
-    output = {"ticket": "T-1", "nested": {"b": [1, 2.5, None, True], "a": "ä"}}
+    output: dict[str, Any] = {"ticket": "T-1", "nested": {"b": [1, 2.5, None, True], "a": "ä"}}
     done = agent.rest.post(
         f"/v1/actions/{action['actionId']}:complete",
         json={"outcome": "OUTCOME_SUCCEEDED", "output": output},

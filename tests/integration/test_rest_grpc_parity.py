@@ -4,8 +4,12 @@ The rpcs come from the descriptors, so a new rpc without a case here fails. What
 the API share is here too: the rpcs with their routes, calls in both ways, refusals read alike.
 """
 
+import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +35,7 @@ from oars_grpc.generated.oars.v1 import (
     tenant_pb2,
 )
 from oars_grpc.local.stack import LocalStack
+from oars_grpc.transport.access import ACCESS
 from tests.support.client import Client, client_for
 from tests.support.identities import add_identity
 
@@ -232,6 +237,7 @@ class World:
 
     admin: Client
     approver: Client
+    second_admin: Client
 
     def submitted(self, operation: str = "create_ticket") -> Any:
         return self.admin.actions.SubmitAction(submission(operation, TENANT), timeout=20)
@@ -266,12 +272,17 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(stack: LocalStack) -> Iterator[World]:
-    tenants = [TENANT, "tenant_parity_new"]
-    add_identity(stack, "parity-admin", role="admin", tenants=tenants)
-    add_identity(stack, "parity-approver", role="approver", tenants=tenants)
-    with client_for(stack, "parity-admin") as admin, client_for(stack, "parity-approver") as other:
-        admin.tenants.CreateTenant(tenant_pb2.CreateTenantRequest(tenant_id=TENANT), timeout=20)
-        made = World(admin, other)
+    tenants = [TENANT, "tenant_parity_new", "tenant_parity_second"]
+    clients: list[Client] = []
+    with ExitStack() as opened:
+        for role in ("admin", "approver", "admin"):
+            name = f"parity-{role}-{len(clients)}"
+            add_identity(stack, name, role=role, tenants=tenants)
+            clients.append(opened.enter_context(client_for(stack, name)))
+        made = World(*clients)
+        for tenant in (TENANT, "tenant_parity_second"):
+            request = tenant_pb2.CreateTenantRequest(tenant_id=tenant)
+            made.admin.tenants.CreateTenant(request, timeout=20)
         made.published()
         made.published()  # so that there is one to roll back to
         yield made
@@ -394,3 +405,144 @@ def test_the_same_call_gives_the_same_refusal(world: World, name: str) -> None:
             assert over_rest.fields == (field,)
         tried += 1
     assert tried
+
+
+MUTATING = sorted(name for name, rpc in RPCS.items() if ACCESS[rpc.path].mutating)
+# Cannot be asked for a second time, whatever the key: the tenant is there.
+ONCE = ("CreateTenant",)
+
+
+def answered(
+    client: Client, rpc: Rpc, request: Message | bytes, key: str
+) -> tuple[bytes, dict[str, str]]:
+    """The bytes of an answer and its headers."""
+    unary = client.channel.unary_unary(rpc.path, bytes, bytes)
+    raw = request if isinstance(request, bytes) else request.SerializeToString()
+    body, call = unary.with_call(raw, timeout=30, metadata=(("idempotency-key", key),))
+    headers = {name: str(value) for name, value in call.initial_metadata()}
+    return body, headers
+
+
+@pytest.mark.parametrize("name", MUTATING)
+def test_every_change_is_made_once_and_answered_alike(world: World, name: str) -> None:
+    rpc, client = RPCS[name], caller(world, name)
+    key = f"{'parity' if name in ONCE else 'once'}-{name}"
+    request: Any = CASES[name](world)
+    first, _ = answered(client, rpc, request, key)
+    for _ in range(2):
+        again, headers = answered(client, rpc, request, key)
+        assert again == first
+        assert headers["x-idempotent-replay"] == "true"
+    rest = [call_rest(client, rpc, request, {"idempotency-key": key}) for _ in range(2)]
+    assert rest[0].content == rest[1].content
+    assert rest[0].headers["x-idempotent-replay"] == "true"
+    assert rest[0].json() == json_format.MessageToDict(
+        GetMessageClass(rpc.descriptor.output_type).FromString(first),
+        always_print_fields_with_no_presence=True,
+    )
+    # Another request under the key is refused, over both ways in.
+    other: Any = rpc.request_class()
+    other.CopyFrom(CASES[name](world))
+    if other == request:
+        for field in ("reason", "display_name", "agent_id"):
+            if field in rpc.fields:
+                setattr(other, field, "changed")
+    if other == request and "document" in rpc.fields:
+        other.document.name = "changed"
+    if other == request:  # RotateSigningKey says nothing but the tenant
+        assert name == "RotateSigningKey"
+        return
+    refusal = refused_by_grpc(client, rpc, other, (("idempotency-key", key),))
+    assert (refusal.code, refusal.reason) == (
+        grpc.StatusCode.ALREADY_EXISTS,
+        "IDEMPOTENCY_KEY_REUSED",
+    )
+    reused = call_rest(client, rpc, other, {"idempotency-key": key})
+    assert (reused.status_code, rest_refusal(reused)) == (409, refusal)
+    # And the first answer stands.
+    assert answered(client, rpc, request, key)[0] == first
+
+
+def test_the_replay_of_a_submission_outlives_the_state_it_tells_of(world: World) -> None:
+    rpc, request = RPCS["SubmitAction"], submission(tenant_id=TENANT)
+    first, _ = answered(world.admin, rpc, request, "outlives")
+    action = A.SubmitActionResponse.FromString(first).action
+    done = A.CompleteActionRequest(
+        tenant_id=TENANT, action_id=action.action_id, outcome=A.OUTCOME_SUCCEEDED
+    )
+    world.admin.actions.CompleteAction(done, timeout=20)
+    named = A.GetActionRequest(tenant_id=TENANT, action_id=action.action_id)
+    now = world.admin.actions.GetAction(named, timeout=20).action
+    assert now.state == A.ACTION_STATE_EXECUTED
+    assert answered(world.admin, rpc, request, "outlives")[0] == first
+
+
+def test_a_key_is_its_callers_its_rpcs_and_its_tenants_own(world: World) -> None:
+    """The same key elsewhere is another key: nothing is refused, nothing is repeated."""
+    seen = set()
+    for client, tenant in (
+        (world.admin, TENANT),
+        (world.second_admin, TENANT),
+        (world.second_admin, "tenant_parity_second"),
+    ):
+        body, headers = answered(client, RPCS["SubmitAction"], submission(tenant_id=tenant), "own")
+        assert "x-idempotent-replay" not in headers
+        action = A.SubmitActionResponse.FromString(body).action
+        assert action.tenant_id == tenant
+        seen.add(action.action_id)
+    assert len(seen) == 3
+    cancel = world.named(A.CancelActionRequest)
+    body, headers = answered(world.admin, RPCS["CancelAction"], cancel, "own")
+    assert "x-idempotent-replay" not in headers
+    canceled = A.CancelActionResponse.FromString(body).action
+    assert canceled.action_id == cancel.action_id
+
+
+def test_fifty_at_once_under_one_key_make_one_action(world: World) -> None:
+    """Half over REST, half over gRPC, released together; one action, one answer, two receipts."""
+    request = submission(tenant_id=TENANT)
+    request.agent_id = "agent-of-the-storm"
+    rpc, barrier = RPCS["SubmitAction"], threading.Barrier(50)
+
+    def over_rest(_: int) -> bytes:
+        barrier.wait(timeout=60)
+        answer = call_rest(world.admin, rpc, request, {"idempotency-key": "storm"})
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    def over_grpc(_: int) -> bytes:
+        barrier.wait(timeout=60)
+        return answered(world.admin, rpc, request, "storm")[0]
+
+    with ThreadPoolExecutor(50) as pool:
+        rest = [pool.submit(over_rest, n) for n in range(25)]
+        raw = [pool.submit(over_grpc, n) for n in range(25)]
+        rests = {future.result(timeout=120) for future in rest}
+        raws = {future.result(timeout=120) for future in raw}
+    (body,), (message,) = rests, raws
+    told = A.SubmitActionResponse.FromString(message)
+    assert json.loads(body) == json_format.MessageToDict(
+        told, always_print_fields_with_no_presence=True
+    )
+    listed = A.ListActionsRequest(tenant_id=TENANT, agent_id=request.agent_id)
+    actions = world.admin.actions.ListActions(listed, timeout=20).actions
+    assert [action.action_id for action in actions] == [told.action.action_id]
+    chain = R.ListReceiptsRequest(tenant_id=TENANT, action_id=told.action.action_id)
+    receipts = world.admin.receipts.ListReceipts(chain, timeout=20).receipts
+    assert list(receipts) == list(told.receipts)
+    assert len(receipts) == 2
+
+
+def test_of_fifty_requests_under_one_key_one_wins_and_the_others_are_refused(world: World) -> None:
+    rpc, barrier = RPCS["SubmitAction"], threading.Barrier(50)
+
+    def submitted(number: int) -> str:
+        request = submission(tenant_id=TENANT)
+        request.agent_id = f"rival-{number}"
+        barrier.wait(timeout=60)
+        answer = call_rest(world.admin, rpc, request, {"idempotency-key": "rivals"})
+        return "" if answer.status_code == 200 else rest_refusal(answer).reason
+
+    with ThreadPoolExecutor(50) as pool:
+        outcomes = sorted(pool.map(submitted, range(50)))
+    assert outcomes == ["", *["IDEMPOTENCY_KEY_REUSED"] * 49]

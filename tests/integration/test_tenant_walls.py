@@ -151,6 +151,7 @@ def test_a_foreign_id_is_answered_like_one_that_does_not_exist(
 def test_naming_a_foreign_tenant_is_forbidden(alpha: Alpha, beta_admin: Client, name: str) -> None:
     """And alike for a tenant that does not exist: which there are is nobody's business."""
     rpc = RPCS[name]
+    request: Any
     refusals = set()
     for tenant in (ALPHA, "tenant_nobody"):
         if name in NAMED_BY:

@@ -4,6 +4,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import sampled_from
@@ -59,9 +60,7 @@ class OneAction(RuleBasedStateMachine):
 
     def _begin(self) -> None:
         self.now += timedelta(seconds=1)
-        self.recorder = Recorder(
-            self.action, key=make_signing_key(), chance=Ids(), now=self.now
-        )
+        self.recorder = Recorder(self.action, key=make_signing_key(), chance=Ids(), now=self.now)
 
     @property
     def state(self) -> ActionState:
@@ -70,17 +69,15 @@ class OneAction(RuleBasedStateMachine):
     @rule(following=sampled_from(ActionState))
     def move(self, following: ActionState) -> None:
         before = self.recorder.action, self.recorder.receipts
-        allowed = (self.state.value, following.value) in ALLOWED
-        try:
+        if (self.state.value, following.value) in ALLOWED:
             self.recorder.move(following, {"step": len(self.facts)}, output_digest="")
-        except FailedPrecondition as refused:
-            assert refused.reason == "INVALID_STATE_TRANSITION"
-            assert not allowed
-            assert (self.recorder.action, self.recorder.receipts) == before
-        else:
-            assert allowed
             assert self.state is following
             self.facts.append(f"action.{following.value}")
+        else:
+            with pytest.raises(FailedPrecondition) as refused:
+                self.recorder.move(following, {"step": len(self.facts)}, output_digest="")
+            assert refused.value.reason == "INVALID_STATE_TRANSITION"
+            assert (self.recorder.action, self.recorder.receipts) == before
 
     @rule()
     @precondition(lambda self: self.state is ActionState.APPROVAL_REQUIRED)
@@ -124,9 +121,7 @@ class OneAction(RuleBasedStateMachine):
     def the_last_transition_names_the_state(self) -> None:
         states = [fact for fact in self.facts if fact != APPROVAL_DECIDED]
         assert not states or states[-1] == f"action.{self.state.value}"
-        assert not any(
-            fact.removeprefix("action.") in TERMINAL_STATES for fact in states[:-1]
-        )
+        assert not any(fact.removeprefix("action.") in TERMINAL_STATES for fact in states[:-1])
 
     def _receipts(self) -> list[Receipt]:
         return [*self.chain, *self.recorder.receipts]

@@ -1,5 +1,6 @@
 """Whatever is done to an envelope, it is refused, and refusing never raises."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -77,9 +78,5 @@ def test_the_json_form_loses_nothing(envelope: Envelope) -> None:
     )
 )
 def test_reading_any_json_gives_an_envelope_or_a_value_error(value: dict[str, object]) -> None:
-    try:
-        envelope = envelope_from_json(value)
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert not verify_receipt(envelope, [TRUSTED]).valid
+    with suppress(ValueError):
+        assert not verify_receipt(envelope_from_json(value), [TRUSTED]).valid

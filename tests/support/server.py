@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509 import load_pem_x509_certificate
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -198,6 +200,14 @@ def read_refusal(error: grpc.RpcError) -> Refusal:
         if isinstance(detail, error_details_pb2.RetryInfo):
             retry = detail.retry_delay.ToTimedelta().total_seconds()
     return Refusal(call.code(), reason, call.details() or "", retry)
+
+
+def forwarded(certificates: Path, name: str) -> tuple[str, str]:
+    """The header by which the sidecar vouches for a certificate, sent to a socket directly."""
+    certificate = load_pem_x509_certificate((certificates / f"{name}.pem").read_bytes())
+    fingerprint = certificate.fingerprint(SHA256()).hex()
+    value = f'Hash={fingerprint};Subject="CN={name}";URI=spiffe://oars.dev/{name}'
+    return "x-forwarded-client-cert", value
 
 
 def wait_for(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> None:

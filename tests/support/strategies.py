@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 MAXIMUM_INTEGER = 2**53 - 1
 
 # What UTF-8 can carry: everything but lone surrogates.
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ascii_names = st.text(st.characters(max_codepoint=127), max_size=12)
 safe_integers = st.integers(-MAXIMUM_INTEGER, MAXIMUM_INTEGER)
 plain_scalars = st.none() | st.booleans() | safe_integers | texts
@@ -17,9 +17,7 @@ def json_values(names: st.SearchStrategy[str], scalars: st.SearchStrategy[Any]) 
     """Nested JSON values with the given member names and scalars."""
     return st.recursive(
         scalars,
-        lambda inner: (
-            st.lists(inner, max_size=5) | st.dictionaries(names, inner, max_size=5)
-        ),
+        lambda inner: st.lists(inner, max_size=5) | st.dictionaries(names, inner, max_size=5),
         max_leaves=20,
     )
 

@@ -77,7 +77,7 @@ def test_an_unknown_name_is_an_error(environment: dict[str, str], name: str, val
         ("OARS_DATABASE_POOL_SIZE", "16.0"),
         ("OARS_DATABASE_POOL_SIZE", " 16"),
         ("OARS_DATABASE_POOL_SIZE", "1_6"),
-        ("OARS_DATABASE_POOL_SIZE", "１６"),
+        ("OARS_DATABASE_POOL_SIZE", "\uff11\uff16"),
         ("OARS_STATEMENT_TIMEOUT_MS", "0"),
         ("OARS_WORKER_THREADS", "0"),
         ("OARS_WORKER_THREADS", "9" * 5000),  # int() itself refuses so many digits
@@ -228,12 +228,13 @@ def test_a_wrong_url_is_refused_without_showing_it(environment: dict[str, str]) 
         (KEY.hex().encode(), "holds 48 bytes"),
         (base64.b64encode(KEY)[:-1], "is not a file of base64"),
         (b"\xff" * 32, "is not a file of base64"),
-        (base64.b64encode(KEY)[:20] + b"\n" + base64.b64encode(KEY)[20:], "is not a file of base64"),
+        (
+            base64.b64encode(KEY)[:20] + b"\n" + base64.b64encode(KEY)[20:],
+            "is not a file of base64",
+        ),
     ],
 )
-def test_a_file_that_holds_no_key_is_refused(
-    tmp_path: Path, content: bytes, problem: str
-) -> None:
+def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "kek"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=problem):

@@ -2,13 +2,12 @@
 
 import base64
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from google.protobuf.json_format import MessageToDict
 
 from oars_grpc.cli import commands
@@ -25,64 +24,19 @@ from tests.support.factories import (
     make_signing_key,
     make_stored_key,
 )
-
-TRUSTED = make_stored_key().trusted
-
-
-def make_chain() -> tuple[Receipt, ...]:
-    action, first = append_receipt(make_action(), "action.requested")
-    action, second = append_receipt(action, "action.approved")
-    return first, second, append_receipt(action, "action.executed")[1]
-
-
-CHAIN = make_chain()
-
-
-def keys_json(*keys: TrustedKey) -> dict[str, Any]:
-    """As `GET /v1/trust/tenants/TENANT/keys` answers."""
-    message = receipt_pb2.ListTrustedKeysResponse(keys=[write_key(key) for key in keys])
-    return MessageToDict(message)
-
-
-def receipt_json(receipt: Receipt) -> dict[str, Any]:
-    """As the API answers it."""
-    return MessageToDict(write_receipt(receipt))
-
-
-class Run:
-    """Runs the command on files that it writes."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def write(self, name: str, content: Any) -> Path:
-        path = self._directory / name
-        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-        path.write_bytes(raw)
-        return path
-
-    def __call__(self, *contents: Any, keys: Any = None, options: Sequence[str] = ()) -> Result:
-        files = [self.write(f"{number}.json", content) for number, content in enumerate(contents)]
-        keys_file = self.write("keys", keys_json(TRUSTED) if keys is None else keys)
-        arguments = ["verify", "--keys", str(keys_file), *options, *map(str, files)]
-        result = CliRunner().invoke(commands, arguments, env={"COLUMNS": "200"})
-        assert result.exception is None or isinstance(result.exception, SystemExit), (
-            result.exception
-        )
-        return result
-
-    def verdicts(self, *contents: Any, keys: Any = None) -> tuple[int, list[dict[str, Any]]]:
-        result = self(*contents, keys=keys, options=["--json"])
-        return result.exit_code, [json.loads(line) for line in result.stdout.splitlines()]
+from tests.support.verify_command import (
+    CHAIN,
+    TRUSTED,
+    VerifyCommand,
+    keys_json,
+    receipt_json,
+    results,
+)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(tmp_path)
-
-
-def results(verdict: dict[str, Any]) -> list[str]:
-    return [check["result"] for check in verdict["checks"].values()]
+def run(tmp_path: Path) -> VerifyCommand:
+    return VerifyCommand(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +51,7 @@ def results(verdict: dict[str, Any]) -> list[str]:
     ],
     ids=["envelope", "list", "receipt", "answer", "page", "nested"],
 )
-def test_a_receipt_is_verified_in_whatever_form_it_came(run: Run, content: Any) -> None:
+def test_a_receipt_is_verified_in_whatever_form_it_came(run: VerifyCommand, content: Any) -> None:
     code, (verdict,) = run.verdicts(content)
     assert code == 0
     assert verdict["valid"] is True
@@ -108,24 +62,26 @@ def test_a_receipt_is_verified_in_whatever_form_it_came(run: Run, content: Any) 
     assert verdict["errors"] == []
 
 
-def test_the_snake_case_of_the_api_is_read_too(run: Run) -> None:
+def test_the_snake_case_of_the_api_is_read_too(run: VerifyCommand) -> None:
     receipt = MessageToDict(write_receipt(CHAIN[0]), preserving_proto_field_name=True)
     message = receipt_pb2.ListTrustedKeysResponse(keys=[write_key(TRUSTED)])
     keys = MessageToDict(message, preserving_proto_field_name=True)
     assert run.verdicts(receipt, keys=keys)[0] == 0
 
 
-def test_a_bare_list_of_keys_will_do(run: Run) -> None:
+def test_a_bare_list_of_keys_will_do(run: VerifyCommand) -> None:
     assert run.verdicts(receipt_json(CHAIN[0]), keys=keys_json(TRUSTED)["keys"])[0] == 0
 
 
-def test_receipts_given_together_are_checked_as_a_chain_in_any_order(run: Run) -> None:
+def test_receipts_given_together_are_checked_as_a_chain_in_any_order(run: VerifyCommand) -> None:
     code, verdicts = run.verdicts(*(receipt_json(receipt) for receipt in reversed(CHAIN)))
     assert code == 0
     assert [results(verdict) for verdict in verdicts] == [["passed"] * 4] * 3
 
 
-def test_a_receipt_without_its_predecessor_says_that_the_chain_was_not_checked(run: Run) -> None:
+def test_a_receipt_without_its_predecessor_says_that_the_chain_is_unchecked(
+    run: VerifyCommand,
+) -> None:
     code, (verdict,) = run.verdicts(receipt_json(CHAIN[2]))
     assert code == 0
     assert verdict["checks"]["chain"] == {
@@ -134,7 +90,7 @@ def test_a_receipt_without_its_predecessor_says_that_the_chain_was_not_checked(r
     }
 
 
-def test_a_person_reads_a_table(run: Run) -> None:
+def test_a_person_reads_a_table(run: VerifyCommand) -> None:
     result = run(receipt_json(CHAIN[0]), receipt_json(CHAIN[2]))
     assert result.exit_code == 0
     for text in ("action.requested", "action.executed", CHAIN[0].receipt_id, "not checked"):
@@ -163,7 +119,7 @@ SIG = CHAIN[0].envelope.signatures[0]
     ],
 )
 def test_a_tampered_receipt_ends_with_one_and_names_the_check(
-    run: Run, content: Any, failed: list[str]
+    run: VerifyCommand, content: Any, failed: list[str]
 ) -> None:
     code, (verdict,) = run.verdicts(content)
     assert (code, verdict["valid"]) == (1, False)
@@ -176,7 +132,7 @@ def test_a_tampered_receipt_ends_with_one_and_names_the_check(
         assert error[:30] in result.stdout
 
 
-def test_one_bad_receipt_among_good_ones_ends_with_one(run: Run) -> None:
+def test_one_bad_receipt_among_good_ones_ends_with_one(run: VerifyCommand) -> None:
     code, verdicts = run.verdicts(
         [receipt_json(CHAIN[0]), tampered(CHAIN[1], payload=PAYLOAD), receipt_json(CHAIN[2])]
     )
@@ -184,7 +140,7 @@ def test_one_bad_receipt_among_good_ones_ends_with_one(run: Run) -> None:
     assert [verdict["valid"] for verdict in verdicts] == [True, False, True]
 
 
-def test_a_rewritten_receipt_breaks_the_chain_after_it(run: Run) -> None:
+def test_a_rewritten_receipt_breaks_the_chain_after_it(run: VerifyCommand) -> None:
     """Signed by the tenant's own key: only the receipt after it can tell."""
     action = make_action(action_id=CHAIN[0].action_id)
     rewritten = append_receipt(action, "action.requested", {"note": "other"})[1]
@@ -194,7 +150,7 @@ def test_a_rewritten_receipt_breaks_the_chain_after_it(run: Run) -> None:
     assert verdicts[1]["checks"]["chain"]["result"] == "failed"
 
 
-def test_what_the_answer_says_beside_the_envelope_is_not_believed(run: Run) -> None:
+def test_what_the_answer_says_beside_the_envelope_is_not_believed(run: VerifyCommand) -> None:
     posing = {**receipt_json(CHAIN[0]), "receiptId": "rcpt_other", "type": "action.denied"}
     _, (verdict,) = run.verdicts(posing)
     assert verdict["receiptId"] == CHAIN[0].receipt_id
@@ -212,13 +168,15 @@ def test_what_the_answer_says_beside_the_envelope_is_not_believed(run: Run) -> N
     ],
     ids=["another", "mislabelled", "other tenant", "not yet valid", "over", "revoked"],
 )
-def test_under_another_key_nothing_is_valid(run: Run, key: TrustedKey, check: str) -> None:
+def test_under_another_key_nothing_is_valid(
+    run: VerifyCommand, key: TrustedKey, check: str
+) -> None:
     code, (verdict,) = run.verdicts(receipt_json(CHAIN[0]), keys=keys_json(key))
     assert code == 1
     assert verdict["checks"][check]["result"] == "failed"
 
 
-def test_without_keys_nothing_is_valid(run: Run) -> None:
+def test_without_keys_nothing_is_valid(run: VerifyCommand) -> None:
     assert run.verdicts(receipt_json(CHAIN[0]), keys={"keys": []})[0] == 1
 
 
@@ -249,7 +207,7 @@ def test_without_keys_nothing_is_valid(run: Run) -> None:
     ],
 )
 def test_a_file_that_holds_no_receipts_ends_with_two_and_one_message(
-    run: Run, content: bytes
+    run: VerifyCommand, content: bytes
 ) -> None:
     result = run(content)
     assert result.exit_code == 2
@@ -257,7 +215,7 @@ def test_a_file_that_holds_no_receipts_ends_with_two_and_one_message(
     assert "Traceback" not in result.stderr
 
 
-def test_an_unreadable_file_among_good_ones_ends_with_two(run: Run) -> None:
+def test_an_unreadable_file_among_good_ones_ends_with_two(run: VerifyCommand) -> None:
     assert run(receipt_json(CHAIN[0]), b"{").exit_code == 2
 
 
@@ -288,13 +246,13 @@ GOOD_KEY = keys_json(TRUSTED)["keys"][0]
         [GOOD_KEY, {**GOOD_KEY, "tenantId": ""}],
     ],
 )
-def test_keys_that_cannot_be_read_end_with_two(run: Run, keys: Any) -> None:
+def test_keys_that_cannot_be_read_end_with_two(run: VerifyCommand, keys: Any) -> None:
     result = run(receipt_json(CHAIN[0]), keys=keys)
     assert result.exit_code == 2
     assert "Traceback" not in result.stderr
 
 
-def test_files_that_are_not_there_end_with_two(run: Run, tmp_path: Path) -> None:
+def test_files_that_are_not_there_end_with_two(run: VerifyCommand, tmp_path: Path) -> None:
     keys = run.write("keys", keys_json(TRUSTED))
     for arguments in (
         ["--keys", str(keys), str(tmp_path / "missing")],
@@ -310,7 +268,7 @@ def test_files_that_are_not_there_end_with_two(run: Run, tmp_path: Path) -> None
     "hostile",
     ["[bold green]valid[/]", "[/]", "\x1b[2J\x1b[32mvalid\x1b[0m", "a\nvalid", "\u202edilav\u202c"],
 )
-def test_what_a_receipt_says_cannot_pose_as_the_verdict(run: Run, hostile: str) -> None:
+def test_what_a_receipt_says_cannot_pose_as_the_verdict(run: VerifyCommand, hostile: str) -> None:
     """Neither as mark-up nor as a terminal's escape sequence, and it cannot break the table."""
     action = make_action(make_request(hostile))
     _, receipt = append_receipt(action, hostile, key=make_signing_key(bytes(32)))
@@ -324,7 +282,7 @@ def test_what_a_receipt_says_cannot_pose_as_the_verdict(run: Run, hostile: str) 
         assert not any(line.strip(" │") == "valid" for line in result.stdout.splitlines())
 
 
-def test_a_payload_that_two_readers_would_read_differently_is_refused(run: Run) -> None:
+def test_a_payload_that_two_readers_would_read_differently_is_refused(run: VerifyCommand) -> None:
     """JSON with a member given twice: which one is judged depends on who reads."""
     twice = json.dumps(CHAIN[0].envelope.to_json())[:-1]
     other = base64.b64encode(b"{}").decode()

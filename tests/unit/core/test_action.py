@@ -17,6 +17,7 @@ from oars_grpc.errors import FailedPrecondition
 from tests.support.factories import make_principal, make_request
 from tests.support.transitions import ALLOWED
 
+
 @pytest.mark.parametrize(
     ("current", "following"), [pytest.param(*pair, id="-".join(pair)) for pair in sorted(ALLOWED)]
 )
@@ -86,7 +87,7 @@ def test_an_approval_is_bound_to_the_input() -> None:
 def test_an_identical_request_has_the_same_digest() -> None:
     again = replace(
         REQUEST,
-        input=dict(reversed(REQUEST.input.items())),
+        input={name: REQUEST.input[name] for name in reversed([*REQUEST.input])},
         context=replace(REQUEST.context, data_types=("public", "public")),
         caller=replace(REQUEST.caller, fingerprint_sha256="cd" * 32),  # a renewed certificate
     )

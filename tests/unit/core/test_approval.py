@@ -23,9 +23,7 @@ ACTION = make_action(
         caller=ASKING, agent_id="agent-1", user_id="user-1", delegation_chain=("alice", "planner")
     )
 )
-APPROVER = make_principal(
-    "spiffe://example/bob", role=Role.APPROVER, service_account_id="sa-bob"
-)
+APPROVER = make_principal("spiffe://example/bob", role=Role.APPROVER, service_account_id="sa-bob")
 MOMENT = timedelta(microseconds=1)
 
 
@@ -100,9 +98,7 @@ def test_several_required_approvals_are_of_several_principals() -> None:
 
 @pytest.mark.parametrize("again", list(Verdict))
 def test_a_principal_decides_once(again: Verdict) -> None:
-    once = decide_approval(
-        pending(required_approvals=2), APPROVER, Verdict.APPROVE, "", NOW
-    )
+    once = decide_approval(pending(required_approvals=2), APPROVER, Verdict.APPROVE, "", NOW)
     with pytest.raises(FailedPrecondition) as refused:
         decide_approval(once, APPROVER, again, "", NOW)
     assert refused.value.reason == "APPROVER_DECIDED_BEFORE"

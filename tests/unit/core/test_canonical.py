@@ -1,6 +1,7 @@
 import json
 import math
 import struct
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -68,7 +69,7 @@ def test_members_are_sorted_by_utf_16_as_in_rfc_8785_section_3_2_3() -> None:
 def test_the_sample_of_rfc_8785_section_3_2_2_has_the_published_bytes() -> None:
     value = {
         "numbers": [333333333.33333329, 1e30, 4.50, 2e-3, 0.000000000000000000000000001],
-        "string": '\u20ac$\u000f\u000aA\'\u0042\u0022\u005c\\"\u002f',
+        "string": "\u20ac$\u000f\u000aA'\u0042\u0022\u005c\\\"\u002f",
         "literals": [None, True, False],
     }
     assert canonical_json(value) == (
@@ -108,6 +109,15 @@ def test_the_largest_exact_integers_are_accepted_by_both_writers(value: int) -> 
 def test_a_statement_cannot_carry_what_rfc_8785_cannot(value: Any) -> None:
     with pytest.raises(orjson.JSONEncodeError):
         statement_json(value)
+
+
+@pytest.mark.parametrize("depth", [250, 260, 400, 900])
+def test_nesting_is_written_or_refused_and_nothing_else(depth: int) -> None:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value}
+    with suppress(ValueError):
+        assert canonical_json(value) == b'{"a":' * depth + b"1" + b"}" * depth
 
 
 @pytest.mark.parametrize("depth", [5_000, 200_000])

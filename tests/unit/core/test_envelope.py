@@ -31,7 +31,10 @@ def test_the_published_vector_of_dsse_has_its_encoding() -> None:
 
 
 def test_lengths_are_of_bytes_not_of_characters() -> None:
-    assert pre_authentication_encoding("é", "ö€".encode()) == b"DSSEv1 2 \xc3\xa9 5 \xc3\xb6\xe2\x82\xac"
+    assert (
+        pre_authentication_encoding("é", "ö€".encode())
+        == b"DSSEv1 2 \xc3\xa9 5 \xc3\xb6\xe2\x82\xac"
+    )
 
 
 def test_type_and_payload_cannot_trade_places() -> None:

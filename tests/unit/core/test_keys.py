@@ -2,6 +2,7 @@ import base64
 import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -102,7 +103,7 @@ def test_the_seed_is_not_in_what_is_stored() -> None:
     assert SEED not in make_stored_key().encrypted_seed
 
 
-def _moved(stored: StoredKey, **changes: str) -> StoredKey:
+def _moved(stored: StoredKey, **changes: Any) -> StoredKey:
     return replace(stored, trusted=replace(stored.trusted, **changes))
 
 
@@ -131,7 +132,9 @@ def test_no_changed_byte_of_a_sealed_seed_goes_unnoticed() -> None:
             decrypt_signing_key(KEY_ENCRYPTION_KEY, replace(stored, encrypted_seed=bytes(changed)))
 
 
-@pytest.mark.parametrize("other", [bytes(32), KEY_ENCRYPTION_KEY[:16], KEY_ENCRYPTION_KEY[:31], b""])
+@pytest.mark.parametrize(
+    "other", [bytes(32), KEY_ENCRYPTION_KEY[:16], KEY_ENCRYPTION_KEY[:31], b""]
+)
 def test_another_key_encryption_key_does_not_open_it(other: bytes) -> None:
     with pytest.raises(ConfigurationError, match="OARS_KEY_ENCRYPTION_KEY_FILE"):
         decrypt_signing_key(other, make_stored_key())

@@ -19,8 +19,7 @@ def refused(listing: str, token: str, tokens: PageTokens = TOKENS) -> bool:
     try:
         tokens.read(listing, token)
     except InvalidArgument as error:
-        assert [v.field for v in error.violations] == ["page_token"]
-        return True
+        return [v.field for v in error.violations] == ["page_token"]
     return False
 
 
@@ -42,7 +41,13 @@ def test_replicas_with_the_same_secret_read_each_others_tokens() -> None:
 
 @pytest.mark.parametrize(
     "listing",
-    ["", "actions globex state=approved", "actions acme state=denied", "receipts acme", LISTING + " "],
+    [
+        "",
+        "actions globex state=approved",
+        "actions acme state=denied",
+        "receipts acme",
+        LISTING + " ",
+    ],
 )
 def test_a_token_of_another_listing_is_refused(listing: str) -> None:
     assert refused(listing, TOKEN)

@@ -23,14 +23,16 @@ from tests.support.factories import (
     make_request,
     make_signing_key,
     make_stored_key,
+    new_id,
 )
 
+RECEIPT_ID = new_id("rcpt")
 ACTION = make_action(make_request(delegation_chain=("alice", "planner")))
 
 
 def make_receipt(**changes: Any) -> Receipt:
     given: dict[str, Any] = {
-        "receipt_id": "rcpt_x",
+        "receipt_id": RECEIPT_ID,
         "action": ACTION,
         "type_": "action.requested",
         "detail": {"note": {"count": 1}},
@@ -47,7 +49,7 @@ def test_a_receipt_says_everything_that_matters() -> None:
         "predicateType": "urn:oars:receipt:action:v1",
         "subject": [{"name": ACTION.action_id, "digest": {"sha256": ACTION.action_digest}}],
         "predicate": {
-            "receiptId": "rcpt_x",
+            "receiptId": RECEIPT_ID,
             "tenantId": "acme",
             "actionId": ACTION.action_id,
             "type": "action.requested",
@@ -168,6 +170,9 @@ PAYLOAD = make_receipt().envelope.payload
         (_set("predicate", "receiptId", value=7), "predicate.receiptId"),
         (_set("predicate", "tenantId", value=None), "predicate.tenantId"),
         (_set("predicate", "actionId", value={}), "predicate.actionId"),
+        (_set("predicate", "receiptId", value="rcpt_x"), "predicate.receiptId is not an id"),
+        (_set("predicate", "actionId", value="act_x"), "predicate.actionId is not an id"),
+        (_set("predicate", "tenantId", value="a,b"), "predicate.tenantId is not an id"),
         (_set("predicate", "type", value=True), "predicate.type"),
         (_set("predicate", "previousReceiptDigest", value=None), "previousReceiptDigest"),
         (_set("predicate", "recordedAt", value=0), "predicate.recordedAt"),

@@ -164,7 +164,9 @@ def test_a_swapped_key_is_found_whatever_its_label_says() -> None:
 
 
 def test_a_receipt_signed_by_an_unknown_key_under_a_trusted_id_is_refused() -> None:
-    forged = sign_payload(FIRST.payload, replace(make_signing_key(OTHER_SEED), key_id=TRUSTED.key_id))
+    forged = sign_payload(
+        FIRST.payload, replace(make_signing_key(OTHER_SEED), key_id=TRUSTED.key_id)
+    )
     found = verify(forged)
     assert "is not one of key" in found.errors[0]
 
@@ -199,9 +201,7 @@ def test_a_signature_outside_its_keys_window_is_not_trusted(
 
 
 def test_a_retired_key_is_trusted_for_what_it_signed_in_its_window() -> None:
-    retired = replace(
-        TRUSTED, state=KeyState.RETIRED, valid_until=NOW + timedelta(microseconds=1)
-    )
+    retired = replace(TRUSTED, state=KeyState.RETIRED, valid_until=NOW + timedelta(microseconds=1))
     assert verify(FIRST, [retired]).valid
 
 
@@ -260,6 +260,7 @@ def test_a_predecessor_that_is_no_receipt_is_found() -> None:
         b"\xff" * 100,
         b"null",
         b"[" * 1_000_000,
+        b'{"a":' * 300 + b"1" + b"}" * 300,
         b'{"a":' * 1000 + b"1" + b"}" * 1000,
         b'{"_type":1,"_type":2}',
         b'{ "a" : 1 }',

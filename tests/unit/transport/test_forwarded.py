@@ -48,6 +48,7 @@ GOOD = f"Hash={HASH};URI={SPIFFE}"
         [GOOD, GOOD],
         [f"{GOOD},{GOOD}"],  # two elements in one value: the sidecar did not replace the client's
         [f"{GOOD},"],
+        [f"{GOOD},DNS=a.example"],
         [f",{GOOD}"],
         [f'Hash={HASH};Subject="CN=a",Hash={HASH}'],
         [""],

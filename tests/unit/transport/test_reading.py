@@ -146,11 +146,15 @@ def test_enum_numbers_are_values_that_the_server_knows() -> None:
     assert reader.one_of(0, "role", values, Role.ADMIN) is Role.ADMIN
     reader.done()
     assert violations(lambda r: r.one_of(0, "role", values)) == [("role", "is required")]
-    for number in (3, -1, 2**31 - 1):
-        assert violations(lambda r, n=number: r.one_of(n, "role", values, Role.ADMIN)) == [
-            ("role", f"{number} is not a value that this server knows")
-        ]
     assert inverse(values) == {Role.ADMIN: 1, Role.AGENT: 2}
+
+
+@pytest.mark.parametrize("number", [3, -1, 2**31 - 1])
+def test_any_other_enum_number_is_refused(number: int) -> None:
+    values = {1: Role.ADMIN, 2: Role.AGENT}
+    assert violations(lambda r: r.one_of(number, "role", values, Role.ADMIN)) == [
+        ("role", f"{number} is not a value that this server knows")
+    ]
 
 
 def test_a_json_object_is_read_with_whole_numbers_as_integers() -> None:
@@ -203,7 +207,7 @@ def nested(levels: int, *, lists: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("lists", [False, True])
-def test_an_object_may_be_nested_so_deep_and_no_deeper(lists: bool) -> None:  # noqa: FBT001 - parameter
+def test_an_object_may_be_nested_so_deep_and_no_deeper(*, lists: bool) -> None:
     assert refused_json(nested(MAXIMUM_DEPTH, lists=lists)) == []
     ((field, description),) = refused_json(nested(MAXIMUM_DEPTH + 1, lists=lists))
     assert field == "input.a" + ("[0]" if lists else ".a") * (MAXIMUM_DEPTH - 1)
@@ -214,7 +218,10 @@ def test_the_size_limit_is_of_the_canonical_form() -> None:
     frame = len('{"a":""}')
     assert refused_json({"a": "x" * (MAXIMUM_JSON_BYTES - frame)}) == []
     assert refused_json({"a": "x" * (MAXIMUM_JSON_BYTES - frame + 1)}) == [
-        ("input", f"is {MAXIMUM_JSON_BYTES + 1} bytes long; at most {MAXIMUM_JSON_BYTES} are accepted")
+        (
+            "input",
+            f"is {MAXIMUM_JSON_BYTES + 1} bytes long; at most {MAXIMUM_JSON_BYTES} are accepted",
+        )
     ]
     assert refused_json({"a": "\x01" * (MAXIMUM_JSON_BYTES // 6)})[0][0] == "input"
 

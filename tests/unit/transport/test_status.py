@@ -1,6 +1,6 @@
 from collections.abc import Iterator
 from concurrent import futures
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -166,25 +166,24 @@ def test_a_status_of_many_violations_reaches_a_client(filler: str) -> None:
         [FieldViolation(f"input.list[{n}]", filler * 40) for n in range(20_000)]
     )
 
-    class Refusing(grpc.GenericRpcHandler):
-        def service(self, _: Any) -> grpc.RpcMethodHandler:
-            def refuse(_: bytes, context: grpc.ServicerContext) -> bytes:
-                context.abort_with_status(to_status(error, "req-1"))
-                raise AssertionError
+    def refuse(_: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort_with_status(to_status(error, "req-1"))
+        raise AssertionError
 
-            return grpc.unary_unary_rpc_method_handler(refuse)
-
-    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=(Refusing(),))
+    handlers = {"Refuse": grpc.unary_unary_rpc_method_handler(refuse)}
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test", handlers)])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            with pytest.raises(grpc.RpcError) as refused:
-                channel.unary_unary("/x/y")(b"", timeout=30)
-        status = rpc_status.from_call(refused.value)
+            # A call that ends with an error is itself the error; `.code()` waits for the end.
+            call = channel.unary_unary("/test/Refuse", bytes, bytes).future(b"", timeout=30)
+            assert call.code() is grpc.StatusCode.INVALID_ARGUMENT, call.details()
+            status = rpc_status.from_call(call)
     finally:
         server.stop(None).wait()
-    assert status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0], refused.value
+    assert status
     found = detail(status, error_details_pb2.BadRequest)
     assert found
     assert found.field_violations[0].field == "input.list[0]"
