@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from queue import Empty, SimpleQueue
 
 import structlog
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from prometheus_client import CollectorRegistry, start_http_server
 
 from oars_grpc.core.page_token import PageTokens
-from oars_grpc.errors import ConfigurationError, OarsError
+from oars_grpc.errors import ConfigurationError, FailedPrecondition, NotFound, OarsError
 from oars_grpc.local.postgres import EmbeddedPostgres
 from oars_grpc.settings import Settings
 from oars_grpc.storage.engine import open_engine, ping
@@ -44,6 +45,8 @@ from oars_grpc.use_cases.receipts import Receipts
 from oars_grpc.use_cases.tenants import Tenants
 from oars_grpc.use_cases.upkeep import Upkeep
 
+_SIGNAL_SECONDS = 0.5
+
 _log = structlog.get_logger("oars")
 
 
@@ -73,13 +76,29 @@ def run_migrations(settings: Settings) -> None:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain: calls under way finish, nothing is lost."""
-    stopping = threading.Event()
+    # A handler may interrupt the very wait for it; of all queues and events only this one's put may
+    # be called there.
+    signals: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda received, _frame: signals.put(received))
     with ExitStack() as stack:
         start(settings, stack)
-        stopping.wait()
+        _wait_for_signal(signals)
         _log.info("draining", seconds=settings.drain_seconds)
+
+
+def _wait_for_signal(signals: "SimpleQueue[int]") -> None:
+    """Wait until a handler has put a signal.
+
+    A signal that reaches another thread, or just before the wait begins, does not end the wait, and
+    handlers run in this thread alone: it wakes now and then to let them.
+    """
+    while True:
+        try:
+            signals.get(timeout=_SIGNAL_SECONDS)
+        except Empty:
+            continue
+        return
 
 
 def start(settings: Settings, stack: ExitStack) -> OarsServer:
@@ -154,9 +173,10 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
         probe=lambda: ping(engine),
     )
     address = _listen(settings, server)
+    _check_key_encryption_key(registry, ledger, keyring)
     _run_upkeep(upkeep, settings.upkeep_seconds, metrics, stack)
     server.start()
-    stack.callback(server.drain, settings.drain_seconds)
+    stack.callback(server.drain, settings.drain_seconds, settings.lame_duck_seconds)
     _log.info("listening", address=address, mode=settings.mtls_mode)
     return server
 
@@ -173,6 +193,23 @@ def _database(settings: Settings, stack: ExitStack) -> tuple[str, str]:
 def _derived(settings: Settings, purpose: bytes) -> bytes:
     """A secret of its own for each purpose, the same on every replica (RFC 5869)."""
     return HKDF(SHA256(), 32, salt=None, info=purpose).derive(settings.key_encryption_key)
+
+
+def _check_key_encryption_key(
+    registry: PostgresRegistryStore, ledger: PostgresLedger, keyring: Keyring
+) -> None:
+    """Open one signing key: under a wrong key-encryption key no submission would succeed.
+
+    Raises:
+        ConfigurationError: it does not open.
+    """
+    for tenant in registry.list_tenants(None, "", 1):
+        try:
+            basis = ledger.basis(tenant.tenant_id, None)
+        except (NotFound, FailedPrecondition) as error:
+            _log.warning("the key-encryption key was not tried", error=error.message)
+        else:
+            keyring.open(basis.signing_key)
 
 
 def _metrics_registry(settings: Settings, stack: ExitStack) -> CollectorRegistry:
@@ -224,16 +261,30 @@ def _run_upkeep(upkeep: Upkeep, pause: float, metrics: Metrics, stack: ExitStack
     """Run rounds of upkeep in the background until the stack unwinds."""
     stopping = threading.Event()
 
+    def expire() -> None:
+        report = upkeep.expire_due()
+        metrics.expired_actions.inc(report.expired)
+        metrics.expiry_failures.inc(len(report.failures))
+        for failure in report.failures:
+            _log.error(
+                "an action could not be expired",
+                tenant_id=failure.due.tenant_id,
+                action_id=failure.due.action_id,
+                error=repr(failure.error),
+            )
+
+    def purge() -> None:
+        metrics.purged_outcomes.inc(upkeep.purge_outcomes())
+
     def rounds() -> None:
         while not stopping.wait(pause):
-            try:
-                report = upkeep.run_once()
-            except OarsError as error:
-                _log.warning("upkeep failed, next round follows", error=error.message)
-            except Exception:  # noqa: BLE001 - a fault of one round must not end all rounds
-                _log.exception("upkeep failed, next round follows")
-            else:
-                metrics.expired_actions.inc(report.expired_actions)
+            for job in (expire, purge):
+                try:
+                    job()
+                except OarsError as error:
+                    _log.warning("upkeep failed, next round follows", error=error.message)
+                except Exception:  # noqa: BLE001 - a fault of one round must not end all rounds
+                    _log.exception("upkeep failed, next round follows")
 
     thread = threading.Thread(target=rounds, name="upkeep", daemon=True)
     thread.start()

@@ -45,6 +45,7 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "OARS_WATCH_SECONDS": ("300", "longest watch before its final event"),
     "OARS_RATE_LIMIT": ("2000/second", "calls of one identity on this server"),
     "OARS_DRAIN_SECONDS": ("20", "how long calls under way may take after SIGTERM"),
+    "OARS_LAME_DUCK_SECONDS": ("5", "of these, how long new calls are served still"),
     "OARS_METRICS_LISTEN": ("127.0.0.1:9464", "host:port for Prometheus; off for none"),
     "OARS_UPKEEP_SECONDS": ("5", "pause between rounds of expiry and purging"),
     "OARS_LOG_LEVEL": ("info", "debug, info, warning or error"),
@@ -77,6 +78,7 @@ class Settings:
     watch_seconds: int
     rate_limit: str
     drain_seconds: int
+    lame_duck_seconds: int
     metrics_listen: tuple[str, int] | None
     upkeep_seconds: int
     log_level: str
@@ -130,6 +132,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         watch_seconds=reader.number("OARS_WATCH_SECONDS", 1, 86_400),
         rate_limit=reader.rate("OARS_RATE_LIMIT"),
         drain_seconds=reader.number("OARS_DRAIN_SECONDS", 0, 3600),
+        lame_duck_seconds=reader.number("OARS_LAME_DUCK_SECONDS", 0, 3600),
         metrics_listen=reader.address("OARS_METRICS_LISTEN"),
         upkeep_seconds=reader.number("OARS_UPKEEP_SECONDS", 1, 3600),
         log_level=reader.choice("OARS_LOG_LEVEL", ("debug", "info", "warning", "error")),

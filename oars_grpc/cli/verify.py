@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,17 @@ from rich.table import Table
 
 from oars_grpc.cli.key_files import envelopes, read_json, trusted_keys
 from oars_grpc.core.envelope import Envelope
-from oars_grpc.core.receipt import parse_receipt
-from oars_grpc.core.verification import CheckResult, Verification, verify_receipt
+from oars_grpc.core.keys import TrustedKey
+from oars_grpc.core.receipt import Receipt, parse_receipt
+from oars_grpc.core.verification import (
+    CHAIN,
+    KEY_TRUST,
+    SIGNATURE,
+    Check,
+    CheckResult,
+    Verification,
+    verify_receipt,
+)
 
 _MARKS = {
     CheckResult.PASSED: "[green]passed[/]",
@@ -39,7 +49,8 @@ def verify(files: tuple[Path, ...], keys_file: Path, *, as_json: bool) -> None:
     """Verify receipts offline.
 
     Each FILE holds a receipt, an envelope, a list of them, or an answer of the API that contains
-    receipts. Receipts of one action are also checked as a chain when they are given together.
+    receipts. Receipts of one action that are given together are also checked as a chain: one that
+    is missing between them, or a second one at the same place, makes the verdict invalid.
 
     Leaves with 0 when every receipt is valid, 1 when any is not, 2 when a file cannot be read.
     """
@@ -55,11 +66,8 @@ def verify(files: tuple[Path, ...], keys_file: Path, *, as_json: bool) -> None:
             raise click.UsageError(f"{path}: {error}") from error
     if not found:
         raise click.UsageError("the files hold no receipts")
-    predecessors = _by_place([envelope for _, envelope in found])
-    results = [
-        (path, verify_receipt(envelope, keys, _before(envelope, predecessors)))
-        for path, envelope in found
-    ]
+    given = Given([envelope for _, envelope in found], keys)
+    results = [(path, given.verify(envelope)) for path, envelope in found]
     for path, result in results:
         if as_json:
             click.echo(json.dumps(_to_json(path, result)))
@@ -68,24 +76,54 @@ def verify(files: tuple[Path, ...], keys_file: Path, *, as_json: bool) -> None:
     sys.exit(0 if all(result.valid for _, result in results) else 1)
 
 
-def _by_place(given: Sequence[Envelope]) -> dict[tuple[str, str, int], Envelope]:
-    """The readable receipts by tenant, action and sequence."""
-    places = {}
-    for envelope in given:
-        try:
-            receipt = parse_receipt(envelope)
-        except ValueError:
-            continue  # its own verification says what is wrong with it
-        places[receipt.tenant_id, receipt.action_id, receipt.sequence] = envelope
-    return places
+class Given:
+    """The receipts given together, as chains: what stands before each, and where one is missing.
+
+    Only what a trusted key signed counts: a forged receipt beside good ones convicts itself alone.
+    """
+
+    def __init__(self, envelopes: Sequence[Envelope], keys: Sequence[TrustedKey]) -> None:
+        self._keys = keys
+        self._chains: dict[tuple[str, str], dict[int, list[Envelope]]] = {}
+        for envelope in envelopes:
+            receipt = _readable(envelope)
+            if receipt is not None and _is_signed(envelope, keys):
+                chain = self._chains.setdefault((receipt.tenant_id, receipt.action_id), {})
+                chain.setdefault(receipt.sequence, []).append(envelope)
+
+    def verify(self, envelope: Envelope) -> Verification:
+        """Verify one of the receipts along with its chain as far as it was given.
+
+        Where an earlier receipt of the action was given, the one before must have been given too.
+        Two different receipts at one place are a fork: a signer that says two things.
+        """
+        receipt = _readable(envelope)
+        if receipt is None:
+            return verify_receipt(envelope, self._keys)
+        chain = self._chains.get((receipt.tenant_id, receipt.action_id), {})
+        before = chain.get(receipt.sequence - 1, [])
+        named = [e for e in before if e.digest() == receipt.previous_receipt_digest]
+        previous = next(iter(named or before), None)
+        has_chain = any(sequence < receipt.sequence for sequence in chain)
+        result = verify_receipt(envelope, self._keys, previous, has_chain=has_chain)
+        if len({other.payload for other in chain.get(receipt.sequence, [])}) > 1:
+            detail = f"another receipt claims place {receipt.sequence} of the chain"
+            fork = Check(CHAIN, CheckResult.FAILED, detail)
+            checks = tuple(fork if check.name == CHAIN else check for check in result.checks)
+            result = replace(result, checks=checks)
+        return result
 
 
-def _before(envelope: Envelope, places: dict[tuple[str, str, int], Envelope]) -> Envelope | None:
+def _is_signed(envelope: Envelope, keys: Sequence[TrustedKey]) -> bool:
+    checks = {check.name: check.result for check in verify_receipt(envelope, keys).checks}
+    return checks[SIGNATURE] is checks[KEY_TRUST] is CheckResult.PASSED
+
+
+def _readable(envelope: Envelope) -> Receipt | None:
     try:
-        receipt = parse_receipt(envelope)
+        return parse_receipt(envelope)
     except ValueError:
         return None
-    return places.get((receipt.tenant_id, receipt.action_id, receipt.sequence - 1))
 
 
 def _to_json(path: Path, result: Verification) -> dict[str, Any]:

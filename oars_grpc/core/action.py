@@ -95,7 +95,10 @@ class ActionContext:
 
 @dataclass(frozen=True, slots=True)
 class ActionRequest:
-    """What is asked, by whom and for whom: the immutable part of an action."""
+    """What is asked, by whom and for whom: the immutable part of an action.
+
+    `input` None means not read: stored actions come back without it. It is never an empty input.
+    """
 
     tenant_id: str
     agent_id: str
@@ -104,11 +107,17 @@ class ActionRequest:
     user_id: str = ""
     delegation_chain: tuple[str, ...] = ()
     context: ActionContext = field(default_factory=ActionContext)
-    input: Mapping[str, Any] = field(default_factory=dict)
+    input: Mapping[str, Any] | None = field(default_factory=dict)
     execution: Execution = Execution.CALLER
 
     def input_bytes(self) -> bytes:
-        """The input as RFC 8785 canonical JSON."""
+        """The input as RFC 8785 canonical JSON.
+
+        Raises:
+            ValueError: the input was not read.
+        """
+        if self.input is None:
+            raise ValueError("the input of this action was not read")
         return canonical_json(self.input)
 
     def digest(self, input_digest: str) -> str:

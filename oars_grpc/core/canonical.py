@@ -24,7 +24,7 @@ def canonical_json(value: Any) -> bytes:
         ValueError: the value has no canonical form (NaN, infinities, |integer| > 2^53 - 1).
     """
     try:
-        if _is_restricted(value):
+        if is_restricted(value):
             with suppress(orjson.JSONEncodeError):  # deeper than orjson goes
                 return statement_json(value)
         return rfc8785.dumps(value)
@@ -42,15 +42,16 @@ def statement_json(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
 
 
-def _is_restricted(value: Any) -> bool:
+def is_restricted(value: Any) -> bool:
+    """Whether the value keeps to the profile in which both writers agree."""
     kind = type(value)
     if kind is dict:
         return all(
-            type(name) is str and name.isascii() and _is_restricted(item)
+            type(name) is str and name.isascii() and is_restricted(item)
             for name, item in value.items()
         )
     if kind in (list, tuple):
-        return all(map(_is_restricted, value))
+        return all(map(is_restricted, value))
     if kind is int:
         return bool(-MAXIMUM_INTEGER <= value <= MAXIMUM_INTEGER)
     # A lone surrogate has no UTF-8: left to rfc8785, which says so.

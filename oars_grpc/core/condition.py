@@ -15,7 +15,8 @@ smallest amount is refused; one that meets more data than it can afford is indet
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 from cel_expr_python import cel
 
 from oars_grpc.core.checked_expression import Node, parse_checked
-from oars_grpc.core.condition_cost import CostError, Estimate
+from oars_grpc.core.condition_cost import CostError, Estimate, check_patterns
 from oars_grpc.core.facts import (
     ATTRIBUTE_FACTS,
     FACT_TYPES,
@@ -38,7 +39,7 @@ MAX_LENGTH = 2_000
 # One unit of work takes about 0.1 µs; a condition may take 20 ms at worst, a policy 200 ms.
 CONDITION_BUDGET = 200_000
 POLICY_BUDGET = 2_000_000
-DATA_STEPS = tuple(2**power for power in range(7, MAX_UNITS.bit_length()))
+DATA_STEPS: tuple[int, ...] = tuple(2**power for power in range(7, MAX_UNITS.bit_length()))
 
 
 class ConditionError(ValueError):
@@ -81,12 +82,11 @@ class _Reference:
 class Condition:
     """A compiled condition; safe to evaluate from many threads at once.
 
-    `work` is the estimated work at each of `DATA_STEPS`.
+    `max_units` is the most data that it may read.
     """
 
     text: str
     reads: tuple[str, ...]
-    work: tuple[int, ...]
     max_units: int
     _references: tuple[_Reference, ...]
     _expression: Any
@@ -119,8 +119,46 @@ def bind(facts: Facts, names: Iterable[str]) -> BoundFacts:
     return BoundFacts(facts, _environment().Activation(data=values), units)
 
 
+class CheckedCondition:
+    """A condition with what tells its work; not worth keeping once budgets are settled."""
+
+    def __init__(self, text: str, expression: Any) -> None:
+        self._root, self._positions = parse_checked(expression.serialize())
+        self._work: dict[int, int] = {}
+        references = tuple(dict.fromkeys(_references(self._root, frozenset())))
+        reads = tuple(sorted({reference.read for reference in references}))
+        max_units = affordable_units(self.work, CONDITION_BUDGET)
+        if max_units is None:
+            raise ConditionError("may take too long: iterations and searches multiply")
+        if "matches" in text:
+            check_patterns(self._root, self._positions)
+        self.condition = Condition(text, reads, max_units, references, expression)
+
+    def work(self, data: int) -> int:
+        """The worst work over that many units of data; estimated where first asked for."""
+        if data not in self._work:
+            self._work[data] = Estimate(self._positions, data).of(self._root)
+        return self._work[data]
+
+
+def affordable_units(work: Callable[[int], int], budget: int) -> int | None:
+    """The largest of `DATA_STEPS` whose work is within a budget; None if not even the smallest is.
+
+    Work never falls as data grows, and most conditions can afford any amount: one estimate each.
+    """
+    if work(DATA_STEPS[-1]) <= budget:
+        return DATA_STEPS[-1]
+    steps: int = bisect_right(DATA_STEPS, budget, key=work)
+    return DATA_STEPS[steps - 1] if steps else None
+
+
 def compile_condition(text: str) -> Condition:
-    """Compile and check a condition.
+    """Compile and check a condition; raises as `check_condition` does."""
+    return check_condition(text).condition
+
+
+def check_condition(text: str) -> CheckedCondition:
+    """Compile and check a condition, and keep what tells its work.
 
     Raises:
         ConditionError: the text is too long, is not CEL, does not type-check, is not of type bool,
@@ -137,21 +175,12 @@ def compile_condition(text: str) -> Condition:
         raise _refusal(str(error)) from error
     if expression.return_type() != cel.Type.BOOL:
         raise ConditionError(f"must be of type bool, not {expression.return_type().name().lower()}")
-    root, positions = parse_checked(expression.serialize())
     try:
-        work = tuple(Estimate(positions, data).of(root) for data in DATA_STEPS)
-        references = tuple(dict.fromkeys(_references(root, frozenset())))
+        return CheckedCondition(text, expression)
     except CostError as error:
         raise ConditionError(error.message, *_place(text, error.offset)) from error
     except RecursionError as error:
         raise ConditionError("is nested too deeply") from error
-    affordable = [
-        data for data, units in zip(DATA_STEPS, work, strict=True) if units <= CONDITION_BUDGET
-    ]
-    if not affordable:
-        raise ConditionError("may take too long: iterations and searches multiply")
-    reads = tuple(sorted({reference.read for reference in references}))
-    return Condition(text, reads, work, max(affordable), references, expression)
 
 
 _CEL_TYPES = {

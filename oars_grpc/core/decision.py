@@ -9,10 +9,10 @@ from oars_grpc.core.action import ActionRequest
 from oars_grpc.core.canonical import sha256_hex, statement_json
 from oars_grpc.core.evaluation import Evaluation, RuleOutcome, evaluate
 from oars_grpc.core.facts import action_facts
+from oars_grpc.core.operation_class import OperationClass
 from oars_grpc.core.policy import Effect
 from oars_grpc.core.policy_document import CompiledPolicy
 from oars_grpc.core.risk import (
-    OperationClass,
     RiskAssessment,
     RiskConfig,
     RiskSignal,

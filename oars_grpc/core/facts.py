@@ -178,6 +178,8 @@ def action_facts(
 
     `input_bytes` spares a second canonical encoding to a caller that has made one.
 
+    An input that was not read is missing, and so is its size unless `input_bytes` tells it.
+
     Raises:
         ValueError: `now` has no time zone, or `evidence` has an unknown name or a value outside
             [0, 1].
@@ -185,7 +187,9 @@ def action_facts(
     if now.tzinfo is None:
         raise ValueError("now must carry a time zone")
     now = now.astimezone(UTC)
-    encoded = request.input_bytes() if input_bytes is None else input_bytes
+    encoded = input_bytes
+    if encoded is None and request.input is not None:
+        encoded = request.input_bytes()
     resource, context, caller = request.resource, request.context, request.caller
     data_types = None if context.data_types is None else list(context.data_types)
     values: dict[str, Any] = {
@@ -208,7 +212,7 @@ def action_facts(
         "caller.attributes": dict(caller.attributes),
         "delegation.chain": list(request.delegation_chain),
         "delegation.depth": len(request.delegation_chain),
-        "input_size_bytes": len(encoded),
+        "input_size_bytes": None if encoded is None else len(encoded),
         "time.hour_utc": now.hour,
         "time.weekday": now.isoweekday(),
         "time.now": now,
@@ -220,15 +224,18 @@ def action_facts(
     values.update(_evidence_facts(evidence or {}))
     present = {name: value for name, value in values.items() if value is not None}
     other_units = _units(present.values(), MAX_UNITS)[0]
-    input_units, depth = _units((request.input,), MAX_UNITS)
+    input_units, depth = _units(() if request.input is None else (request.input,), MAX_UNITS)
     withheld = ""
-    if input_units > MAX_UNITS:
+    if request.input is None:
+        withheld = "the input was not read"
+    elif input_units > MAX_UNITS:
         withheld = "the input is too large for conditions"
     elif depth > MAX_INPUT_DEPTH:
         withheld = "the input is nested too deeply for conditions"
     else:
         present[INPUT] = request.input
-    return Facts(present, input_units, other_units, withheld, sha256_hex(encoded))
+    digest = "" if encoded is None else sha256_hex(encoded)
+    return Facts(present, input_units, other_units, withheld, digest)
 
 
 def _evidence_facts(evidence: Mapping[str, float]) -> dict[str, float]:

@@ -1,5 +1,6 @@
-"""Page tokens: opaque, tamper-evident, good only for the listing that issued them.
+"""Pages: how long one is, and the token that leads to the next.
 
+Tokens are opaque, tamper-evident, and good only for the listing that issued them:
 base64url( HMAC-SHA-256(secret, listing || 0x00 || cursor)[:16] || cursor )
 """
 
@@ -7,12 +8,18 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from oars_grpc.errors import InvalidArgument
 
 _TAG_BYTES = 16
 DEFAULT_PAGE_SIZE = 50
 MAXIMUM_PAGE_SIZE = 200
+# A page is held whole on its way: by the server, by Envoy, which writes it as JSON within a buffer
+# of 4 MiB (up to six times the bytes, where every character needs an escape), by the client.
+MAXIMUM_PAGE_BYTES = 384 * 1024
+Item = TypeVar("Item")
 
 
 def page_limit(page_size: int) -> int:
@@ -24,6 +31,25 @@ def page_limit(page_size: int) -> int:
     if not 0 <= page_size <= MAXIMUM_PAGE_SIZE:
         raise InvalidArgument.of("page_size", f"must be from 0 to {MAXIMUM_PAGE_SIZE}")
     return page_size or DEFAULT_PAGE_SIZE
+
+
+def take_page(
+    found: Sequence[Item], limit: int, weigh: Callable[[Item], int]
+) -> tuple[tuple[Item, ...], bool]:
+    """The items of `found` that make one page, and whether any are left for the next.
+
+    A page has at most `limit` items and ends before the one that would take it over
+    `MAXIMUM_PAGE_BYTES`; the first item is always on it, or a listing would never get past it.
+    `weigh` tells the bytes that an item takes.
+    """
+    page: list[Item] = []
+    weight = 0
+    for item in found[:limit]:
+        weight += weigh(item)
+        if page and weight > MAXIMUM_PAGE_BYTES:
+            break
+        page.append(item)
+    return tuple(page), len(page) < len(found)
 
 
 class PageTokens:

@@ -162,8 +162,14 @@ class RegistryStore(Protocol):
 class UpkeepStore(Protocol):
     """Finds what is due in all tenants; several replicas may ask at once."""
 
-    def due_actions(self, now: datetime, limit: int) -> Sequence[DueAction]:
-        """Actions whose permit or wait ended before `now`."""
+    def due_actions(
+        self, now: datetime, after: DueAction | None, limit: int
+    ) -> Sequence[DueAction]:
+        """Actions whose permit or wait ended by `now`, the longest ago first.
+
+        With `after` those that follow it in the order of expiry, tenant and action, so that one
+        that cannot be dealt with does not keep the others from being found.
+        """
 
     def purge_outcomes(self, now: datetime, limit: int) -> int:
         """Forget idempotency outcomes that expired before `now`; how many were removed."""

@@ -12,7 +12,7 @@ Payload, canonical JSON (RFC 8785); the order of members is the alphabet's:
 `proto/README.md` specifies every member. The profile is restricted: ASCII member names, no floats.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ import orjson
 
 from oars_grpc.core import ids
 from oars_grpc.core.action import Action
-from oars_grpc.core.canonical import canonical_json, statement_json
+from oars_grpc.core.canonical import canonical_json, is_restricted, statement_json
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope, sign_payload
 from oars_grpc.core.identity import Principal
 from oars_grpc.core.keys import SigningKey
@@ -158,10 +158,7 @@ def parse_receipt(envelope: Envelope) -> Receipt:
         raise ValueError(f"payloadType is not {PAYLOAD_TYPE}")
     statement = parse_statement(envelope.payload)
     predicate = statement["predicate"]
-    texts = ("receiptId", "tenantId", "actionId", "type", "previousReceiptDigest", "recordedAt")
-    for name in texts:
-        if not isinstance(predicate.get(name), str):
-            raise ValueError(f"predicate.{name} is not text")
+    _check_members(predicate)
     for name, prefix in (("receiptId", ids.RECEIPT), ("actionId", ids.ACTION)):
         if not ids.is_id(prefix, predicate[name]):
             raise ValueError(f"predicate.{name} is not an id")
@@ -186,6 +183,58 @@ def parse_receipt(envelope: Envelope) -> Receipt:
     )
 
 
+# The members of every predicate: text, a list of texts, or an object of texts.
+_TEXTS = (
+    "receiptId",
+    "tenantId",
+    "actionId",
+    "type",
+    "previousReceiptDigest",
+    "recordedAt",
+    "agentId",
+    "userId",
+    "execution",
+    "inputDigest",
+)
+_OBJECTS = {
+    "caller": {"subject", "fingerprintSha256", "role", "serviceAccountId"},
+    "resource": {"toolId", "operation", "target"},
+}
+
+
+def _check_members(predicate: Mapping[str, Any]) -> None:
+    for name in _TEXTS:
+        if not isinstance(predicate.get(name), str):
+            raise ValueError(f"predicate.{name} is not text")
+    for name, members in _OBJECTS.items():
+        value = predicate.get(name)
+        if not isinstance(value, dict) or set(value) != members or not _are_texts(value.values()):
+            raise ValueError(f"predicate.{name} is not an object of {', '.join(sorted(members))}")
+    if not _is_list_of_texts(predicate.get("delegationChain")):
+        raise ValueError("predicate.delegationChain is not a list of texts")
+    context = predicate.get("context")
+    if not isinstance(context, dict) or set(context) != {"environment", "dataTypes", "attributes"}:
+        raise ValueError("predicate.context is not an object of environment, dataTypes, attributes")
+    types, attributes = context["dataTypes"], context["attributes"]
+    if not isinstance(context["environment"], str) or not (
+        types is None or _is_list_of_texts(types)
+    ):
+        raise ValueError("predicate.context has members of other types")
+    if not isinstance(attributes, list) or not all(
+        isinstance(item, dict) and set(item) == {"name", "value"} and _are_texts(item.values())
+        for item in attributes
+    ):
+        raise ValueError("predicate.context.attributes is not a list of names and values")
+
+
+def _are_texts(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and _are_texts(value)
+
+
 def parse_statement(payload: bytes) -> dict[str, Any]:
     """An in-toto Statement v1 with our predicate, in canonical form.
 
@@ -200,6 +249,8 @@ def parse_statement(payload: bytes) -> dict[str, Any]:
         raise ValueError("payload is not a JSON object")
     if canonical_json(statement) != payload:
         raise ValueError("payload is not canonical JSON (RFC 8785)")
+    if not is_restricted(statement):
+        raise ValueError("payload has a member name beyond ASCII or a number that is no integer")
     if statement.get("_type") != STATEMENT_TYPE:
         raise ValueError(f"_type is not {STATEMENT_TYPE}")
     if statement.get("predicateType") != PREDICATE_TYPE:

@@ -1,18 +1,19 @@
 """How risky an action is: a score from 0 to 100, its tier, and the signals it is made of.
 
-The operation's name gives a class by whole words (design §5); its circumstances add to the class's
+The operation's name gives a class (`operation_class.py`); its circumstances add to the class's
 weight and never subtract. Whatever is unknown or unstated counts as the riskier: an operation of
 no known class is never low, and an environment not known to be harmless counts as production.
 """
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 from oars_grpc.core.action import ActionRequest
+from oars_grpc.core.operation_class import OperationClass, classify_operation
+from oars_grpc.core.words import plain, words
 
 MEDIUM_FROM, HIGH_FROM, CRITICAL_FROM, MAX_SCORE = 40, 70, 90, 100
 
@@ -26,61 +27,10 @@ class RiskTier(StrEnum):
     CRITICAL = "critical"
 
 
-class OperationClass(StrEnum):
-    """What an operation does, mildest first: of several, the last one wins.
-
-    UNKNOWN stands above WRITE, since a name that cannot be read may hide anything.
-    """
-
-    READ = "read"
-    WRITE = "write"
-    UNKNOWN = "unknown"
-    EXECUTE = "execute"
-    PERMISSION = "permission"
-    MONEY = "money"
-    DESTRUCTIVE = "destructive"
-
-
 def _words_of(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_SEVERITY = {operation_class: rank for rank, operation_class in enumerate(OperationClass)}
-
-_CLASS_WORDS: Mapping[OperationClass, str] = {
-    OperationClass.DESTRUCTIVE: """
-        delete del destroy drop purge truncate wipe erase remove rm rmdir unlink shred nuke kill
-        terminate obliterate expunge uninstall deprovision decommission overwrite""",
-    OperationClass.MONEY: """
-        transfer transfers pay payment payments payout payouts refund refunds charge charges
-        withdraw withdrawal withdrawals deposit wire wires purchase purchases buy sell trade invest
-        donate remit remittance disburse disbursement reimburse settle checkout chargeback""",
-    OperationClass.PERMISSION: """
-        grant grants permission permissions permit role roles privilege privileges admin admins
-        administrator sudo su chmod chown chgrp acl iam impersonate impersonation assume elevate
-        escalate authorize authorise revoke invite owner ownership policy policies token tokens
-        credential credentials secret secrets password passwords passwd apikey key keys mfa
-        share unshare""",
-    OperationClass.EXECUTE: """
-        execute exec eval run deploy shell bash sh cmd command powershell script invoke launch
-        spawn install restart reboot shutdown stop start rollback migrate trigger apply ssh merge
-        reset clear flush format discard""",
-    OperationClass.WRITE: """
-        create update write send post comment edit set upload publish put patch add insert append
-        modify change replace rename move copy save store submit reply email mail message notify
-        assign unassign close open reopen archive unarchive restore undelete tag untag label
-        subscribe unsubscribe import sync enable disable draft annotate push upsert register
-        resolve book reserve schedule""",
-    OperationClass.READ: """
-        get list read search fetch view describe query count show find lookup inspect check
-        download export head options status preview summarize summarise select scan browse watch
-        ping help explain validate verify compare diff stat exists peek retrieve load""",
-}
-_WORD_CLASS = {
-    word: operation_class for operation_class, text in _CLASS_WORDS.items() for word in text.split()
-}
-
-# Blank-separated, like the words above.
 _HARMLESS_ENVIRONMENTS = _words_of("""dev develop development test testing tests staging stage
     sandbox local localhost qa ci demo preview uat playground ephemeral""")
 _ENVIRONMENT_FILLERS = _words_of("env environment area region zone cluster eu us ap asia")
@@ -91,9 +41,6 @@ _PERSONAL_DATA = _words_of("""pii phi pci hipaa gdpr ssn health medical financia
     sensitive confidential biometric genetic""")
 _ROOT_TARGETS = frozenset({"/", "\\", "~", "c:\\", "c:/", ".", "root", "all", "everything"})
 _WILDCARD = re.compile(r"[*%?]|\.\.")
-# A word is a run of letters; aBc and ABCd start words of their own.
-_RUN = re.compile(r"[^\W\d_]+")
-_CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,45 +154,6 @@ def tier_of(score: int) -> RiskTier:
     return RiskTier.MEDIUM if score >= MEDIUM_FROM else RiskTier.LOW
 
 
-def classify_operation(operation: str) -> tuple[OperationClass, str]:
-    """The most severe class among the words of a name, and the word that gave it.
-
-    Letters that are still not ASCII after folding may be lookalikes, so such a name is at least
-    UNKNOWN, whatever words stand beside them.
-    """
-    candidates = [
-        (_WORD_CLASS[word], word) for word in sorted(words(operation)) if word in _WORD_CLASS
-    ]
-    if not candidates or not _plain(operation).isascii():
-        candidates.append((OperationClass.UNKNOWN, "no known word, or letters beyond ASCII"))
-    return max(candidates, key=lambda candidate: _SEVERITY[candidate[0]])
-
-
-def words(text: str) -> frozenset[str]:
-    """The whole words of a name, in lower case.
-
-    Runs of letters count both whole and split at camelCase: `dropTable` says drop, and `dElEtE`
-    says delete. An invisible character counts both as nothing and as a space.
-    """
-    found: set[str] = set()
-    plain, spaced = _plain(text), _plain(text, instead=" ")
-    for run in _RUN.findall(plain if plain == spaced else f"{plain} {spaced}"):
-        found.add(run.casefold())
-        found.update(part.casefold() for part in _CAMEL.findall(run))
-    return frozenset(found)
-
-
-def _plain(text: str, instead: str = "") -> str:
-    """Compatibility forms resolved; accents, control and invisible characters replaced."""
-    if text.isascii() and text.isprintable():
-        return text
-    # Marks (M*) include the accents and variation selectors, C* the format characters.
-    return "".join(
-        instead if unicodedata.category(character)[0] in {"C", "M"} else character
-        for character in unicodedata.normalize("NFKD", text)
-    )
-
-
 def _environment_signals(environment: str, config: RiskConfig) -> list[RiskSignal]:
     found = words(environment)
     if not found:
@@ -269,9 +177,9 @@ def _data_signals(data_types: tuple[str, ...] | None, config: RiskConfig) -> lis
 
 
 def _target_signals(target: str, config: RiskConfig) -> list[RiskSignal]:
-    plain = _plain(target).strip().casefold()
+    shown = plain(target).strip().casefold()
     signals = []
-    if _WILDCARD.search(plain) or plain in _ROOT_TARGETS:
+    if _WILDCARD.search(shown) or shown in _ROOT_TARGETS:
         signals.append(RiskSignal("target.wide", config.wildcard_target, target))
     if words(target) & _PRODUCTION_WORDS:
         signals.append(RiskSignal("target.production", config.production_target, target))

@@ -24,13 +24,16 @@ class PolicyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredPolicy:
-    """A policy document with its place among the tenant's."""
+    """A policy document with its place among the tenant's.
+
+    `document` None means not read: lists come without documents.
+    """
 
     policy_id: str
     tenant_id: str
     version: int
     digest: str
-    document: PolicyDocument
+    document: PolicyDocument | None
     created_at: datetime
     created_by: str
     state: PolicyState = PolicyState.DRAFT
@@ -58,10 +61,14 @@ class StoredReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What a decision about an action of a tenant rests on, read in one snapshot."""
+    """What a decision about an action of a tenant rests on, read in one snapshot.
+
+    `publication` is the sequence of the publication that made `policy` the tenant's.
+    """
 
     tenant: Tenant
     policy: StoredPolicy
+    publication: int
     signing_key: StoredKey
     outcome: StoredOutcome | None = None
 
@@ -71,7 +78,8 @@ class Change:
     """Everything that one call writes about one action: all of it commits, or nothing.
 
     `expected_action_version` 0 creates the action; otherwise the stored version must be that one.
-    The same holds for the approval.
+    The same holds for the approval. `expected_publication` must be the tenant's latest publication
+    of a policy; None where the change does not rest on what policy says.
     """
 
     stored: StoredAction
@@ -80,6 +88,7 @@ class Change:
     approval: Approval | None = None
     expected_approval_version: int = 0
     outcome: StoredOutcome | None = None
+    expected_publication: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """The stored action or approval is no longer at the expected version; nothing was written."""
+    """The action, its approval or the tenant's publication has moved on; nothing was written."""
 
 
 CommitResult = Committed | Replayed | Superseded
@@ -132,3 +141,4 @@ class DueAction:
 
     tenant_id: str
     action_id: str
+    expires_at: datetime

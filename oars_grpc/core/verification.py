@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from oars_grpc.core.envelope import Envelope, signature_verifies
-from oars_grpc.core.keys import TrustedKey, key_id_of
+from oars_grpc.core.keys import KeyState, TrustedKey, key_id_of
 from oars_grpc.core.receipt import Receipt, parse_receipt
 
 SIGNATURE = "signature"
@@ -60,7 +60,11 @@ class Verification:
 
 
 def verify_receipt(
-    envelope: Envelope, keys: Sequence[TrustedKey], previous: Envelope | None = None
+    envelope: Envelope,
+    keys: Sequence[TrustedKey],
+    previous: Envelope | None = None,
+    *,
+    has_chain: bool = False,
 ) -> Verification:
     """Check an envelope against the keys that the verifier trusts.
 
@@ -68,6 +72,8 @@ def verify_receipt(
         envelope: the receipt.
         keys: public keys with their tenants and windows.
         previous: the receipt before in the action's chain, where the verifier has it.
+        has_chain: the verifier has the action's chain, so that a receipt without the one before it
+            is a gap and not merely unchecked.
     """
     signature, key = _check_signature(envelope, keys)
     schema, receipt = _check_schema(envelope)
@@ -75,9 +81,10 @@ def verify_receipt(
         signature,
         _check_key_trust(key, receipt),
         schema,
-        _check_chain(receipt, previous),
+        _check_chain(receipt, previous, has_chain=has_chain),
     )
-    return Verification(checks, key.key_id if key else "", receipt)
+    # The id is computed: what a list of keys calls a key is the list's claim.
+    return Verification(checks, key_id_of(key.public_key) if key else "", receipt)
 
 
 def _check_signature(
@@ -92,9 +99,11 @@ def _check_signature(
     if not candidates:
         detail = f"no trusted key has the id {signature.keyid!r}"
         return Check(SIGNATURE, CheckResult.FAILED, detail), None
-    for key in candidates:
-        if signature_verifies(envelope, signature, key.public_key):
-            return Check(SIGNATURE, CheckResult.PASSED), key
+    makers = [key for key in candidates if signature_verifies(envelope, signature, key.public_key)]
+    if makers:
+        # Listed more than once: a revocation anywhere counts.
+        makers.sort(key=lambda key: key.state is not KeyState.REVOKED)
+        return Check(SIGNATURE, CheckResult.PASSED), makers[0]
     detail = f"the signature is not one of key {signature.keyid} over this payload"
     return Check(SIGNATURE, CheckResult.FAILED, detail), None
 
@@ -120,10 +129,13 @@ def _check_key_trust(key: TrustedKey | None, receipt: Receipt | None) -> Check:
     return Check(KEY_TRUST, CheckResult.PASSED)
 
 
-def _check_chain(receipt: Receipt | None, previous: Envelope | None) -> Check:
+def _check_chain(receipt: Receipt | None, previous: Envelope | None, *, has_chain: bool) -> Check:
     if receipt is None:
         return Check(CHAIN, CheckResult.NOT_CHECKED, "the payload is no receipt")
     if previous is None and receipt.sequence > 1:
+        if has_chain:
+            detail = f"receipt {receipt.sequence - 1} of the chain is missing"
+            return Check(CHAIN, CheckResult.FAILED, detail)
         detail = f"receipt {receipt.sequence - 1} of the chain was not supplied"
         return Check(CHAIN, CheckResult.NOT_CHECKED, detail)
     problems = [] if previous is None else _chain_problems(receipt, previous)

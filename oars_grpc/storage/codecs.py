@@ -3,6 +3,7 @@
 A row comes as a mapping of the column names in `tables`.
 """
 
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Protocol
@@ -75,7 +76,13 @@ def _settings(raw: bytes) -> TenantSettings:
 
 
 def policy_row(policy: StoredPolicy) -> dict[str, Any]:
-    """The columns of a policy."""
+    """The columns of a policy.
+
+    Raises:
+        ValueError: the policy comes from a list, without its document.
+    """
+    if policy.document is None:
+        raise ValueError(f"the document of policy {policy.policy_id} was not read")
     return {
         "tenant_id": policy.tenant_id,
         "policy_id": policy.policy_id,
@@ -89,24 +96,44 @@ def policy_row(policy: StoredPolicy) -> dict[str, Any]:
 
 def policy_of(row: Row) -> StoredPolicy:
     """The policy of a row with a column `policy_state`."""
+    policy = listed_policy_of(row)
+    stored = _StoredDocument(
+        policy.tenant_id, policy.policy_id, policy.digest, bytes(row["document"])
+    )
+    return replace(policy, document=_document(stored))
+
+
+def listed_policy_of(row: Row) -> StoredPolicy:
+    """As `policy_of`, without the document, which the row need not have."""
     return StoredPolicy(
         policy_id=row["policy_id"],
         tenant_id=row["tenant_id"],
         version=row["version"],
         digest=row["digest"],
-        document=_document(bytes(row["document"]), row["digest"]),
+        document=None,
         created_at=utc(row["created_at"]),
         created_by=row["created_by"],
         state=PolicyState(row["policy_state"]),
     )
 
 
-@lru_cache(maxsize=256)
-def _document(raw: bytes, digest: str) -> PolicyDocument:
+@dataclass(frozen=True, slots=True)
+class _StoredDocument:
+    """A document as stored; what names it stands for it, for it never changes."""
+
+    tenant_id: str
+    policy_id: str
+    digest: str
+    raw: bytes = field(compare=False)
+
+
+# Parsed, a document takes many times its size: the bound is on memory, not on tenants.
+@lru_cache(maxsize=64)
+def _document(stored: _StoredDocument) -> PolicyDocument:
     # Receipts name the digest: deciding by any other document would make them say what is not so.
-    if sha256_hex(raw) != digest:
+    if sha256_hex(stored.raw) != stored.digest:
         raise RuntimeError("a stored policy document does not have its digest")
-    return PolicyDocument.from_json(orjson.loads(raw))
+    return PolicyDocument.from_json(orjson.loads(stored.raw))
 
 
 def key_row(key: StoredKey) -> dict[str, Any]:

@@ -1,16 +1,25 @@
 """The write path: many changes, each wholly or not at all, in one transaction.
 
-    1  lock what is to change, in order      a crash here or anywhere before COMMIT leaves nothing:
-    2  claim the idempotency keys, in order  the server rolls the open transaction back, its locks
-    3  lock the logs' heads, in order        and claims end with it, and whoever waits for one of
+    1  lock actions and approvals, in order  a crash here or anywhere before COMMIT leaves nothing:
+    2  lock the heads of the logs, in order  the server rolls the open transaction back, its locks
+    3  claim the idempotency keys, in order  and claims end with it, and whoever waits for one of
     4  write actions, approvals, receipts    them goes on as if this transaction had never been
     5  COMMIT                                a crash after it leaves everything, perhaps without an
                                              answer to the caller; the idempotency key repeats it
 
 All transactions take their locks in this order, and within a step in the order of their keys, so
-that two of them do not wait for each other in a circle. Signatures, digests and rows are made
-before; nothing is computed while the heads are locked. There is no NOTIFY: it would take a lock
-over the commits of the whole server (workers are woken after COMMIT, and poll besides).
+that two of them do not wait for each other in a circle. An administrator's transaction locks its
+tenant before the head, and no commit locks a tenant; the purge of outcomes waits for nobody.
+
+The head says which publication of a policy is the tenant's latest, and publishing writes it: a
+decision commits under a head that still names the publication it rests on, or not at all. That is
+known before step 3, so that a change that is refused leaves its key to whoever tries again. All of
+a tenant's keys are claimed under its head: of two calls under one key the second waits there, and
+finds the outcome of the first.
+
+Signatures, digests and rows are made before; nothing is computed while the heads are locked. There
+is no NOTIFY: it would take a lock over the commits of the whole server (workers are woken after
+COMMIT, and poll besides).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +34,7 @@ from oars_grpc.core.tenant import TENANT_ID
 from oars_grpc.storage import tables
 from oars_grpc.storage.batch import arrays, insert_sql, values
 from oars_grpc.storage.codecs import outcome_of, outcome_row
-from oars_grpc.storage.commit_rows import PreparedChange, write_rows
+from oars_grpc.storage.commit_rows import Head, PreparedChange, write_rows
 from oars_grpc.storage.transaction import Collision
 
 # (tenant, id) of an action or approval; (tenant, caller, rpc, key) of an idempotency key.
@@ -44,6 +53,10 @@ _LOCK_APPROVALS = (
     " FROM unnest(%s::text[], %s::text[]) AS wanted (tenant_id, approval_id), LATERAL ("
     "SELECT version FROM approval WHERE tenant_id = wanted.tenant_id"
     " AND approval_id = wanted.approval_id FOR UPDATE) AS found"
+)
+_LOCK_HEADS = (
+    "SELECT tenant_id, size, publication FROM log_head WHERE tenant_id = ANY (%s::text[])"
+    " ORDER BY tenant_id FOR UPDATE"
 )
 _CLAIM_KEYS = (
     f"{insert_sql(tables.idempotency_outcome)} ON CONFLICT DO NOTHING"
@@ -70,6 +83,33 @@ class _Entry:
     @property
     def change(self) -> Change:
         return self.prepared.change
+
+
+@dataclass(slots=True)
+class _Locked:
+    """The rows that the transaction has locked, as its rounds leave them: nobody else can."""
+
+    actions: dict[Key, int]
+    approvals: dict[Key, int]
+    heads: dict[str, Head]
+
+    def is_as_expected(self, change: Change) -> bool:
+        """Whether what the change rests on is still so."""
+        publication = change.expected_publication
+        if publication not in (None, self.heads[_tenant_of(change)].publication):
+            return False
+        if self.actions.get(_action_key(change), 0) != change.expected_action_version:
+            return False
+        if change.approval is None:
+            return True
+        stored = self.approvals.get(_approval_key(change.approval), 0)
+        return stored == change.expected_approval_version
+
+    def advance(self, change: Change) -> None:
+        """The change is written: the next round rests on what it left."""
+        self.actions[_action_key(change)] = change.stored.action.version
+        if change.approval is not None:
+            self.approvals[_approval_key(change.approval)] = change.approval.version
 
 
 def check_change(change: Change) -> None:
@@ -101,10 +141,38 @@ def check_change(change: Change) -> None:
 
 def apply_changes(connection: Connection, changes: Sequence[PreparedChange]) -> list[CommitResult]:
     """Steps 1 to 4; the caller commits. One result for each change, in their order."""
+    locked = _lock(connection, [prepared.change for prepared in changes])
     results: dict[int, CommitResult] = {}
     for entries in _rounds(changes):
-        results.update(_apply_round(connection, entries))
+        results.update(_apply_round(connection, locked, entries))
     return [results[position] for position in range(len(changes))]
+
+
+def _lock(connection: Connection, changes: Sequence[Change]) -> _Locked:
+    """Steps 1 and 2, for all rounds at once."""
+    approvals = [change.approval for change in changes if change.approval is not None]
+    return _Locked(
+        # In this order: the arguments are evaluated one after the other.
+        actions=_locked_versions(connection, _LOCK_ACTIONS, map(_action_key, changes)),
+        approvals=_locked_versions(connection, _LOCK_APPROVALS, map(_approval_key, approvals)),
+        heads=_locked_heads(connection, {_tenant_of(change) for change in changes}),
+    )
+
+
+def _locked_versions(connection: Connection, statement: str, keys: Iterable[Key]) -> dict[Key, int]:
+    wanted = sorted(set(keys))
+    if not wanted:
+        return {}
+    rows = connection.exec_driver_sql(statement, arrays(wanted))
+    return {(tenant_id, thing_id): version for tenant_id, thing_id, version in rows}
+
+
+def _locked_heads(connection: Connection, tenant_ids: set[str]) -> dict[str, Head]:
+    rows = connection.exec_driver_sql(_LOCK_HEADS, (sorted(tenant_ids),))
+    heads = {tenant_id: Head(size, publication) for tenant_id, size, publication in rows}
+    if len(heads) != len(tenant_ids):
+        raise RuntimeError("a change belongs to a tenant without a log")
+    return heads
 
 
 def _rounds(changes: Sequence[PreparedChange]) -> Iterator[list[_Entry]]:
@@ -130,8 +198,10 @@ def _rounds(changes: Sequence[PreparedChange]) -> Iterator[list[_Entry]]:
     yield from rounds
 
 
-def _apply_round(connection: Connection, entries: Sequence[_Entry]) -> dict[int, CommitResult]:
-    current = _with_expected_versions(connection, entries)
+def _apply_round(
+    connection: Connection, locked: _Locked, entries: Sequence[_Entry]
+) -> dict[int, CommitResult]:
+    current = [entry for entry in entries if locked.is_as_expected(entry.change)]
     positions = {entry.position for entry in current}
     claimed = _claim_keys(connection, current)
     won = [entry for entry in current if _wins(entry.change, claimed)]
@@ -142,7 +212,7 @@ def _apply_round(connection: Connection, entries: Sequence[_Entry]) -> dict[int,
         scope = None if entry.change.outcome is None else entry.change.outcome.scope
         stored = None if scope is None else outcomes.get(_scope_key(scope))
         if stored is not None:
-            # Also where the version has moved: it was moved by the call that this one repeats.
+            # Also where a version has moved: it was moved by the call that this one repeats.
             results[entry.position] = Replayed(stored)
         elif entry.position in positions:
             # The key was taken, and now it is free: its outcome was purged between two statements.
@@ -150,43 +220,14 @@ def _apply_round(connection: Connection, entries: Sequence[_Entry]) -> dict[int,
         else:
             results[entry.position] = Superseded()
     if won:
-        write_rows(connection, [entry.prepared for entry in won])
+        write_rows(connection, [entry.prepared for entry in won], locked.heads)
+        for entry in won:
+            locked.advance(entry.change)
     return results
 
 
-def _with_expected_versions(connection: Connection, entries: Sequence[_Entry]) -> list[_Entry]:
-    """Step 1: those whose action and approval are at the expected versions, now locked."""
-    versions = _locked_versions(
-        connection, _LOCK_ACTIONS, (_action_key(entry.change) for entry in entries)
-    )
-    approvals = (entry.change.approval for entry in entries)
-    approval_versions = _locked_versions(
-        connection,
-        _LOCK_APPROVALS,
-        (_approval_key(approval) for approval in approvals if approval is not None),
-    )
-
-    def as_expected(change: Change) -> bool:
-        if versions.get(_action_key(change), 0) != change.expected_action_version:
-            return False
-        if change.approval is None:
-            return True
-        stored = approval_versions.get(_approval_key(change.approval), 0)
-        return stored == change.expected_approval_version
-
-    return [entry for entry in entries if as_expected(entry.change)]
-
-
-def _locked_versions(connection: Connection, statement: str, keys: Iterable[Key]) -> dict[Key, int]:
-    wanted = sorted(keys)
-    if not wanted:
-        return {}
-    rows = connection.exec_driver_sql(statement, arrays(wanted))
-    return {(tenant_id, thing_id): version for tenant_id, thing_id, version in rows}
-
-
 def _claim_keys(connection: Connection, entries: Sequence[_Entry]) -> set[Key]:
-    """Step 2: waits for a transaction that holds one of the keys, and takes those that are free."""
+    """Step 3: those of the keys that were free and now are taken."""
     outcomes = [entry.change.outcome for entry in entries if entry.change.outcome is not None]
     if not outcomes:
         return set()
@@ -211,8 +252,12 @@ def _find_outcomes(connection: Connection, lost: Sequence[_Entry]) -> dict[Key, 
     return {_scope_key(outcome.scope): outcome for outcome in outcomes}
 
 
+def _tenant_of(change: Change) -> str:
+    return change.stored.action.request.tenant_id
+
+
 def _action_key(change: Change) -> Key:
-    return (change.stored.action.request.tenant_id, change.stored.action.action_id)
+    return (_tenant_of(change), change.stored.action.action_id)
 
 
 def _approval_key(approval: Approval) -> Key:

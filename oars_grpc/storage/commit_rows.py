@@ -1,10 +1,10 @@
 """The rows of changes, made before their transaction begins, and the statements that write them.
 
-These are steps 3 and 4 of `commit`: lock the heads of the logs, give out leaf indices, write.
+This is step 4 of `commit`: give out leaf indices under the locked heads, write.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -26,10 +26,6 @@ _ACTION_CHANGES = (
 )
 _APPROVAL_CHANGES = ("state", "decisions", "version")
 
-_LOCK_HEADS = (
-    "SELECT tenant_id, size FROM log_head WHERE tenant_id = ANY (%s::text[])"
-    " ORDER BY tenant_id FOR UPDATE"
-)
 _GROW_HEADS = (
     "UPDATE log_head AS head SET size = new.size"
     " FROM unnest(%s::text[], %s::bigint[]) AS new (tenant_id, size)"
@@ -45,12 +41,20 @@ _INSERT_PAYLOADS = insert_sql(tables.receipt_body)
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """The locked head of a tenant's log, with the tenant's latest publication of a policy."""
+
+    size: int
+    publication: int
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedChange:
     """A change with its rows, all but the leaf indices."""
 
     change: Change
     action: Row
-    action_input: Row
+    action_input: Row | None
     approval: Row | None
     receipts: Sequence[Row]
 
@@ -61,7 +65,10 @@ def prepare(change: Change) -> PreparedChange:
     return PreparedChange(
         change=change,
         action=action,
-        action_input={
+        # Stored once, with the action; a change of a stored one does not have it.
+        action_input=None
+        if change.expected_action_version
+        else {
             "tenant_id": action["tenant_id"],
             "action_id": action["action_id"],
             "input": change.stored.action.request.input_bytes(),
@@ -74,13 +81,14 @@ def prepare(change: Change) -> PreparedChange:
     )
 
 
-def write_rows(connection: Connection, prepared: Sequence[PreparedChange]) -> None:
-    """Write the rows, receipts in the order of the changes."""
-    # Locked last and in order; what follows only writes.
-    receipts = _at_leaves(connection, [row for entry in prepared for row in entry.receipts])
+def write_rows(
+    connection: Connection, prepared: Sequence[PreparedChange], heads: dict[str, Head]
+) -> None:
+    """Write the rows, receipts in the order of the changes; `heads` grow with the logs."""
+    receipts = _at_leaves(connection, [row for entry in prepared for row in entry.receipts], heads)
     created = [entry for entry in prepared if not entry.change.expected_action_version]
     insert(connection, tables.action, _INSERT_ACTIONS, [entry.action for entry in created])
-    inputs = [entry.action_input for entry in created]
+    inputs = [entry.action_input for entry in created if entry.action_input is not None]
     insert(connection, tables.action_body, _INSERT_INPUTS, inputs)
     _update(
         connection,
@@ -109,19 +117,19 @@ def write_rows(connection: Connection, prepared: Sequence[PreparedChange]) -> No
     insert(connection, tables.receipt_body, _INSERT_PAYLOADS, receipts)
 
 
-def _at_leaves(connection: Connection, receipts: Sequence[Row]) -> list[Row]:
+def _at_leaves(
+    connection: Connection, receipts: Sequence[Row], heads: dict[str, Head]
+) -> list[Row]:
     """Give the next leaf indices of their tenants' logs to the receipts, and grow the logs."""
-    tenant_ids = sorted({str(row["tenant_id"]) for row in receipts})
-    heads = connection.exec_driver_sql(_LOCK_HEADS, (tenant_ids,))
-    sizes: dict[object, int] = {row.tenant_id: row.size for row in heads}
-    if len(sizes) != len(tenant_ids):
-        raise RuntimeError("a change belongs to a tenant without a log")
     placed: list[Row] = []
     for row in receipts:
-        index = sizes[row["tenant_id"]]
-        sizes[row["tenant_id"]] = index + 1
-        placed.append({**row, "leaf_index": index})
-    connection.exec_driver_sql(_GROW_HEADS, (*arrays(list(sizes.items())), tenant_ids))
+        tenant_id = str(row["tenant_id"])
+        head = heads[tenant_id]
+        placed.append({**row, "leaf_index": head.size})
+        heads[tenant_id] = replace(head, size=head.size + 1)
+    tenant_ids = sorted({str(row["tenant_id"]) for row in receipts})
+    sizes = [(tenant_id, heads[tenant_id].size) for tenant_id in tenant_ids]
+    connection.exec_driver_sql(_GROW_HEADS, (*arrays(sizes), tenant_ids))
     return placed
 
 

@@ -68,6 +68,9 @@ def open_engine(
         "timezone": "UTC",
         "statement_timeout": str(statement_timeout_ms),
         "lock_timeout": str(lock_timeout_ms),
+        # A receipt is durable before its action is allowed (design §2 promise 1), whatever default
+        # the database or the login role has.
+        "synchronous_commit": "on",
         # A process that stands still in a transaction would hold its tenants' heads forever.
         "idle_in_transaction_session_timeout": str(max(30_000, 2 * statement_timeout_ms)),
         # A cached generic plan where it is no worse; reads of pages ask for custom ones.

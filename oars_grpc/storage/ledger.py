@@ -1,6 +1,7 @@
 """Actions, approvals and receipts on Postgres: the port `Ledger`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, select
 
@@ -22,18 +23,18 @@ from oars_grpc.storage.commit_rows import prepare
 from oars_grpc.storage.ledger_codecs import action_of, approval_of
 from oars_grpc.storage.transaction import read, read_page, valid_tenants, write
 
-# One statement is one snapshot: tenant, policy, key and outcome belong together. Every tenant has
-# one row, with NULLs for what it lacks.
+# One statement is one snapshot: tenant, policy, publication, key and outcome belong together. Every
+# tenant has one row, with NULLs for what it lacks.
 _BASIS = """
 SELECT
     t.tenant_id, t.display_name, t.settings, t.created_at, t.version,
-    p.policy_id, p.version, p.digest, p.document, p.created_at, p.created_by,
+    p.policy_id, p.version, p.digest, p.document, p.created_at, p.created_by, published.sequence,
     k.key_id, k.public_key, k.encrypted_seed, k.state, k.valid_from, k.valid_until,
     k.revoked_at, k.revocation_reason,
     o.fingerprint, o.response, o.created_at, o.expires_at
 FROM tenant AS t
 LEFT JOIN LATERAL (
-    SELECT policy_id FROM policy_publication
+    SELECT policy_id, sequence FROM policy_publication
     WHERE tenant_id = t.tenant_id ORDER BY sequence DESC LIMIT 1
 ) AS published ON true
 LEFT JOIN policy AS p ON p.tenant_id = t.tenant_id AND p.policy_id = published.policy_id
@@ -49,7 +50,15 @@ LEFT JOIN idempotency_outcome AS o ON o.tenant_id = t.tenant_id
 WHERE t.tenant_id = %s
 """
 _TENANT_COLUMNS = ("tenant_id", "display_name", "settings", "created_at", "version")
-_POLICY_COLUMNS = ("policy_id", "version", "digest", "document", "created_at", "created_by")
+_POLICY_COLUMNS = (
+    "policy_id",
+    "version",
+    "digest",
+    "document",
+    "created_at",
+    "created_by",
+    "publication",
+)
 _KEY_COLUMNS = (
     "key_id",
     "public_key",
@@ -71,6 +80,9 @@ class PostgresLedger:
 
     def basis(self, tenant_id: str, scope: IdempotencyScope | None) -> Basis:
         """What a decision in the tenant rests on, with any outcome stored under the scope.
+
+        An expired outcome counts until it is purged, as it does for `commit`, whose claim on the
+        key it would stop: outcomes are kept at least until they expire (design §5), not exactly.
 
         Raises:
             NotFound: there is no such tenant.
@@ -104,8 +116,8 @@ class PostgresLedger:
         )
 
     def find_action(self, tenant_ids: Sequence[str], action_id: str) -> StoredAction | None:
-        """The action, if it belongs to one of the tenants."""
-        query = _actions().where(
+        """The action without its input, if it belongs to one of the tenants."""
+        query = select(tables.action).where(
             tables.action.c.tenant_id.in_(valid_tenants(tenant_ids)),
             tables.action.c.action_id == action_id,
         )
@@ -124,9 +136,12 @@ class PostgresLedger:
     def list_actions(
         self, tenant_id: str, which: ActionFilter, before: str, limit: int
     ) -> Sequence[StoredAction]:
-        """Actions with ids below `before` (empty: from the newest), newest first."""
+        """Actions with ids below `before` (empty: from the newest), newest first.
+
+        They come without inputs.
+        """
         columns = tables.action.c
-        query = _actions().where(columns.tenant_id == tenant_id)
+        query = select(tables.action).where(columns.tenant_id == tenant_id)
         if which.state is not None:
             query = query.where(columns.state == which.state.value)
         if which.agent_id:
@@ -175,19 +190,9 @@ class PostgresLedger:
         )
 
 
-def _actions() -> Select[*tuple[object, ...]]:
-    action, body = tables.action, tables.action_body
-    return select(action, body.c.input).select_from(
-        action.outerjoin(
-            body,
-            (body.c.tenant_id == action.c.tenant_id) & (body.c.action_id == action.c.action_id),
-        )
-    )
-
-
-def _basis_of(tenant_id: str, scope: IdempotencyScope | None, values: list[object]) -> Basis:
+def _basis_of(tenant_id: str, scope: IdempotencyScope | None, values: list[Any]) -> Basis:
     # Several of the columns have the same name: they are taken apart by their order.
-    def take(names: Sequence[str]) -> dict[str, object]:
+    def take(names: Sequence[str]) -> dict[str, Any]:
         taken, values[:] = values[: len(names)], values[len(names) :]
         return {"tenant_id": tenant_id, **dict(zip(names, taken, strict=True))}
 
@@ -206,6 +211,7 @@ def _basis_of(tenant_id: str, scope: IdempotencyScope | None, values: list[objec
     return Basis(
         tenant=tenant_of(tenant),
         policy=policy_of({**policy, "policy_state": "published"}),
+        publication=policy["publication"],
         signing_key=stored_key_of(key),
         outcome=stored,
     )

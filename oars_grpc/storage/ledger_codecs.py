@@ -1,6 +1,5 @@
 """Rows to core values and back: actions, approvals, receipts."""
 
-import json
 from typing import Any
 
 import orjson
@@ -20,8 +19,6 @@ from oars_grpc.core.identity import Principal, Role
 from oars_grpc.core.receipt import Receipt, caller_json, format_time, parse_time
 from oars_grpc.core.stored import StoredAction, StoredReceipt
 from oars_grpc.storage.codecs import Row, utc, utc_or_none
-
-_EXACT_INTEGER = 2**53
 
 
 def action_row(stored: StoredAction) -> dict[str, Any]:
@@ -62,7 +59,7 @@ def action_row(stored: StoredAction) -> dict[str, Any]:
 
 
 def action_of(row: Row) -> StoredAction:
-    """The action of a row with a column `input`, which is NULL where retention has erased it."""
+    """The action of a row, without its input."""
     body = orjson.loads(row["body"])
     caller = body["caller"]
     data_types = body["dataTypes"]
@@ -86,7 +83,7 @@ def action_of(row: Row) -> StoredAction:
             data_types=None if data_types is None else tuple(data_types),
             attributes=body["attributes"],
         ),
-        input={} if row["input"] is None else input_of(bytes(row["input"])),
+        input=None,
         execution=Execution(body["execution"]),
     )
     action = Action(
@@ -106,20 +103,6 @@ def action_of(row: Row) -> StoredAction:
         error=row["error"],
     )
     return StoredAction(action, decision_from_json(body["decision"]))
-
-
-def input_of(raw: bytes) -> dict[str, Any]:
-    """The input of its canonical bytes, so that its canonical bytes are the same again.
-
-    RFC 8785 writes the double 1e20 as an integer, which has no canonical form of its own.
-    """
-    value: dict[str, Any] = json.loads(raw, parse_int=_number)
-    return value
-
-
-def _number(text: str) -> int | float:
-    value = int(text)
-    return value if abs(value) < _EXACT_INTEGER else float(text)
 
 
 def approval_row(approval: Approval) -> dict[str, Any]:

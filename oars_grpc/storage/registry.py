@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, Select, case, exists, func, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, Select, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
@@ -17,6 +17,7 @@ from oars_grpc.errors import NotFound
 from oars_grpc.storage import tables
 from oars_grpc.storage.codecs import (
     key_row,
+    listed_policy_of,
     outcome_of,
     outcome_row,
     policy_of,
@@ -25,6 +26,7 @@ from oars_grpc.storage.codecs import (
     tenant_row,
 )
 from oars_grpc.storage.receipts import list_tenant_keys
+from oars_grpc.storage.registry_queries import select_policies, select_tenants
 from oars_grpc.storage.transaction import read_every_tenant, read_page, valid_tenants, write
 
 Result = TypeVar("Result")
@@ -37,7 +39,7 @@ class PostgresRegistry:
         self._connection = connection
 
     def outcome(self, scope: IdempotencyScope) -> StoredOutcome | None:
-        """The outcome stored under an idempotency key."""
+        """The outcome stored under an idempotency key; an expired one counts until it is purged."""
         columns = tables.idempotency_outcome.c
         query = select(tables.idempotency_outcome).where(
             columns.tenant_id == scope.tenant_id,
@@ -55,7 +57,7 @@ class PostgresRegistry:
 
     def lock_tenant(self, tenant_id: str) -> Tenant | None:
         """The tenant, locked against other registry transactions until the end."""
-        query = _tenants().where(tables.tenant.c.tenant_id == tenant_id)
+        query = select_tenants().where(tables.tenant.c.tenant_id == tenant_id)
         # NO KEY: key checks of foreign keys need not wait for it.
         locked = query.with_for_update(key_share=True)
         row = self._connection.execute(locked).mappings().one_or_none()
@@ -72,7 +74,7 @@ class PostgresRegistry:
         if self._connection.execute(statement).one_or_none() is None:
             return False
         self._connection.execute(
-            insert(tables.log_head), {"tenant_id": tenant.tenant_id, "size": 0}
+            insert(tables.log_head), {"tenant_id": tenant.tenant_id, "size": 0, "publication": 0}
         )
         return True
 
@@ -142,7 +144,9 @@ class PostgresRegistry:
     def policy(self, tenant_id: str, policy_id: str) -> StoredPolicy | None:
         """The policy with its state."""
         columns = tables.policy.c
-        query = _policies().where(columns.tenant_id == tenant_id, columns.policy_id == policy_id)
+        query = select_policies(*columns).where(
+            columns.tenant_id == tenant_id, columns.policy_id == policy_id
+        )
         row = self._connection.execute(query).mappings().one_or_none()
         return None if row is None else policy_of(row)
 
@@ -158,18 +162,27 @@ class PostgresRegistry:
         return self._connection.execute(query).scalars().all()
 
     def publish(self, tenant_id: str, policy_id: str, by: str, at: datetime) -> None:
-        """Make the policy the tenant's published one."""
-        columns = tables.policy_publication.c
-        following = (
-            select(func.coalesce(func.max(columns.sequence), 0) + 1)
-            .where(columns.tenant_id == tenant_id)
-            .scalar_subquery()
-        )
-        # Two at once without the tenant's lock: the key refuses one, and it runs again.
+        """Make the policy the tenant's published one.
+
+        Once this has committed, no decision made under another publication commits any more.
+
+        Raises:
+            NotFound: there is no such tenant.
+        """
+        head = tables.log_head.c
+        # Locks the head as every commit does: those under way come before, and are waited for.
+        sequence = self._connection.execute(
+            update(tables.log_head)
+            .where(head.tenant_id == tenant_id)
+            .values(publication=head.publication + 1)
+            .returning(head.publication)
+        ).scalar_one_or_none()
+        if sequence is None:
+            raise NotFound(f"there is no tenant {tenant_id}")
         self._connection.execute(
             insert(tables.policy_publication).values(
                 tenant_id=tenant_id,
-                sequence=following,
+                sequence=sequence,
                 policy_id=policy_id,
                 published_at=at,
                 published_by=by,
@@ -199,7 +212,7 @@ class PostgresRegistryStore:
     ) -> Sequence[Tenant]:
         """Tenants (None: all) with ids above `after`, by id."""
         columns = tables.tenant.c
-        query = _tenants().where(columns.tenant_id > after)
+        query = select_tenants().where(columns.tenant_id > after)
         query = query.order_by(columns.tenant_id).limit(limit)
 
         def work(connection: Connection) -> list[Tenant]:
@@ -217,56 +230,33 @@ class PostgresRegistryStore:
         """The policy, if it belongs to one of the tenants."""
         valid = valid_tenants(tenant_ids)
         columns = tables.policy.c
-        query = _policies().where(columns.tenant_id.in_(valid), columns.policy_id == policy_id)
-        found = self._policies(valid, query)
-        return found[0] if found else None
+        query = select_policies(*columns).where(
+            columns.tenant_id.in_(valid), columns.policy_id == policy_id
+        )
+        found = self._page(valid, query)
+        return policy_of(found[0]) if found else None
 
     def list_policies(
         self, tenant_id: str, before_version: int, limit: int
     ) -> Sequence[StoredPolicy]:
-        """Policies with versions below `before_version` (0: from the newest), newest first."""
+        """Policies with versions below `before_version` (0: from the newest), newest first.
+
+        They come without documents.
+        """
         columns = tables.policy.c
-        query = _policies().where(columns.tenant_id == tenant_id)
+        listed = [column for column in columns if column is not columns.document]
+        query = select_policies(*listed).where(columns.tenant_id == tenant_id)
         if before_version:
             query = query.where(columns.version < before_version)
         query = query.order_by(columns.version.desc()).limit(limit)
-        return self._policies(valid_tenants([tenant_id]), query)
+        found = self._page(valid_tenants([tenant_id]), query)
+        return [listed_policy_of(row) for row in found]
 
-    def _policies(
+    def _page(
         self, tenant_ids: Sequence[str], query: Select[*tuple[object, ...]]
-    ) -> list[StoredPolicy]:
+    ) -> Sequence[RowMapping]:
         if not tenant_ids:
             return []
-        rows = read_page(
+        return read_page(
             self._engine, tenant_ids, lambda connection: connection.execute(query).mappings().all()
         )
-        return [policy_of(row) for row in rows]
-
-
-def _tenants() -> Select[*tuple[object, ...]]:
-    columns = tables.tenant.c
-    return select(
-        columns.tenant_id,
-        columns.display_name,
-        columns.settings,
-        columns.created_at,
-        columns.version,
-    )
-
-
-def _policies() -> Select[*tuple[object, ...]]:
-    """Policies with `policy_state`, which follows from the publications."""
-    policy, publication = tables.policy, tables.policy_publication.alias()
-    same_tenant = publication.c.tenant_id == policy.c.tenant_id
-    current = (
-        select(publication.c.policy_id)
-        .where(same_tenant)
-        .order_by(publication.c.sequence.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    published = exists().where(same_tenant, publication.c.policy_id == policy.c.policy_id)
-    state = case(
-        (policy.c.policy_id == current, "published"), (published, "superseded"), else_="draft"
-    )
-    return select(policy, state.label("policy_state"))

@@ -205,12 +205,14 @@ receipt_body = Table(
     PrimaryKeyConstraint("tenant_id", "leaf_index", name="receipt_body_pkey"),
 )
 
-# One hot row per tenant: room in its page keeps updates from touching the index.
+# One hot row per tenant: room in its page keeps updates from touching the index. `publication` is
+# the highest sequence of `policy_publication`, here so that a commit sees it under its own lock.
 log_head = Table(
     "log_head",
     metadata,
     _text("tenant_id"),
     _int("size"),
+    _int("publication"),
     PrimaryKeyConstraint("tenant_id", name="log_head_pkey"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.tenant_id"], name="log_head_tenant_fkey"),
     postgresql_with={"fillfactor": "50"},

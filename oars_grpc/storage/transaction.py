@@ -36,7 +36,6 @@ _RACES = {
     "action_pkey",
     "approval_pkey",
     "idempotency_outcome_pkey",
-    "policy_publication_pkey",
     "policy_version_key",
 }
 _BUSY = {"57014", "55P03"}  # query_canceled (statement_timeout), lock_not_available

@@ -5,12 +5,15 @@ role never sees the tenants together.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine
 
 from oars_grpc.core.stored import DueAction
+from oars_grpc.storage.codecs import utc
 from oars_grpc.storage.transaction import read, write
+
+_BEFORE_ALL = DueAction("", "", datetime.min.replace(tzinfo=UTC))
 
 
 class PostgresUpkeepStore:
@@ -19,21 +22,33 @@ class PostgresUpkeepStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def due_actions(self, now: datetime, limit: int) -> Sequence[DueAction]:
-        """Actions whose permit or wait ended before `now`, the longest ago first."""
+    def due_actions(
+        self, now: datetime, after: DueAction | None, limit: int
+    ) -> Sequence[DueAction]:
+        """Actions whose permit or wait ended by `now`, the longest ago first.
+
+        With `after` those that follow it in the order of expiry, tenant and action.
+        """
+        last = after or _BEFORE_ALL
 
         def work(connection: Connection) -> list[DueAction]:
             rows = connection.exec_driver_sql(
-                "SELECT tenant_id, action_id FROM oars_due_actions(%s, %s::int)", (now, limit)
+                "SELECT tenant_id, action_id, expires_at"
+                " FROM oars_due_actions(%s, %s, %s, %s, %s::int)",
+                (now, last.expires_at, last.tenant_id, last.action_id, limit),
             )
-            return [DueAction(tenant_id, action_id) for tenant_id, action_id in rows]
+            return [
+                DueAction(tenant_id, action_id, utc(expires_at))
+                for tenant_id, action_id, expires_at in rows
+            ]
 
         return read(self._engine, [], work)
 
     def purge_outcomes(self, now: datetime, limit: int) -> int:
         """Forget idempotency outcomes that expired before `now`; how many were removed.
 
-        The database's own clock must agree that they have expired.
+        The database's own clock must agree that they have expired. Until it is removed an outcome
+        is repeated, so that it is kept for at least its lifetime, however seldom this runs.
         """
 
         def work(connection: Connection) -> int:

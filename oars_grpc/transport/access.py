@@ -63,10 +63,11 @@ ACCESS: Mapping[str, Access] = {
     "/oars.v1.TenantService/ListTenants": _reads("tenants:read", _READERS),
     "/oars.v1.TenantService/UpdateTenant": _writes("tenants:write", _ADMIN),
     "/oars.v1.TenantService/RotateSigningKey": _writes("keys:rotate", _ADMIN),
-    # The sidecar and the orchestrator ask without an identity; the answer is one enum.
+    # The sidecar and the orchestrator ask without an identity; the answer is one enum. A watch
+    # keeps a thread, so it is for those who can be held to their share.
     "/grpc.health.v1.Health/Check": Access(None, ""),
     "/grpc.health.v1.Health/List": Access(None, ""),
-    "/grpc.health.v1.Health/Watch": Access(None, ""),
+    "/grpc.health.v1.Health/Watch": _reads("", _EVERYONE),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _reads("", _EVERYONE),
 }
 

@@ -19,7 +19,7 @@ from oars_grpc.transport.action_messages import (
     write_submitted,
 )
 from oars_grpc.transport.answers import encoded, sent
-from oars_grpc.transport.current_call import current_call
+from oars_grpc.transport.current_call import current_call, reauthorised_call
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.transport.policy_messages import write_decision
 from oars_grpc.transport.reading import NAME, Reader
@@ -88,6 +88,7 @@ class ActionServicer(action_pb2_grpc.ActionServiceServicer):
             ActionFilter(state, agent_id),
             request.page_size,
             request.page_token,
+            lambda stored: write_action(stored.action).ByteSize(),
         )
         return action_pb2.ListActionsResponse(
             actions=[write_action(stored.action) for stored in page.actions],
@@ -143,7 +144,6 @@ class ActionServicer(action_pb2_grpc.ActionServiceServicer):
         self, request: action_pb2.WatchActionRequest, context: Context
     ) -> Iterator[action_pb2.WatchActionResponse]:
         """Send the action now and at every change, and always an explicit last event."""
-        call = current_call()
         tenant_id, action_id = _named(request)
         remaining = context.time_remaining()
         lasts = self._watch_seconds
@@ -152,7 +152,8 @@ class ActionServicer(action_pb2_grpc.ActionServiceServicer):
         ends = time.monotonic() + lasts
         sent_version = 0
         while context.is_active():
-            action = self._actions.get(call, tenant_id, action_id).action
+            # A watch lasts; what the caller may see can have changed since the last look.
+            action = self._actions.get(reauthorised_call(), tenant_id, action_id).action
             ending = time.monotonic() >= ends or self._draining.is_set()
             final = action.state in TERMINAL_STATES or ending
             if final or action.version != sent_version:

@@ -74,6 +74,7 @@ class ApprovalServicer(approval_pb2_grpc.ApprovalServiceServicer):
             ApprovalFilter(state),
             request.page_size,
             request.page_token,
+            lambda approval: write_approval(approval).ByteSize(),
         )
         return approval_pb2.ListApprovalsResponse(
             approvals=[write_approval(approval) for approval in page.approvals],

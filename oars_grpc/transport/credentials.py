@@ -5,15 +5,18 @@ import socket
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import grpc
 import structlog
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import Certificate, load_pem_x509_certificates
 
 from oars_grpc.errors import ConfigurationError
+
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 _log = structlog.get_logger("oars.tls")
 
@@ -30,19 +33,51 @@ class TlsFiles:
         """Key, certificate chain and client authorities, as they are now.
 
         Raises:
-            ConfigurationError: unreadable, or key and certificate do not belong together.
+            ConfigurationError: unreadable, any certificate of them malformed, or key and
+                certificate do not belong together.
         """
         try:
             key, chain = self.private_key.read_bytes(), self.certificate.read_bytes()
             authorities = self.client_ca.read_bytes()
             private = load_pem_private_key(key, None)
-            certificate = load_pem_x509_certificate(chain)
-            load_pem_x509_certificate(authorities)
+            certificate = _certificates(self.certificate, chain)[0]
+            _certificates(self.client_ca, authorities)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigurationError(f"TLS files: {error}") from error
         if private.public_key() != certificate.public_key():
             raise ConfigurationError(f"{self.private_key} is not the key of {self.certificate}")
         return key, chain, authorities
+
+
+def _certificates(path: Path, pem: bytes) -> list[Certificate]:
+    """All certificates of a file: TLS would leave out, without a word, what it cannot read.
+
+    Raises:
+        ValueError: one is malformed, or there is none.
+    """
+    try:
+        found = load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if len(found) != pem.count(_BEGIN):  # the reader skips a block without an end
+        raise ValueError(f"{path}: one of its certificates is cut off")
+    return found
+
+
+def _warn_of_expired(files: TlsFiles, chain: bytes, authorities: bytes) -> None:
+    """Say which certificates make handshakes fail, though they may be all that there is."""
+    now = datetime.now(UTC)
+    for path, pem in ((files.certificate, chain), (files.client_ca, authorities)):
+        for certificate in load_pem_x509_certificates(pem):
+            begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            if not begins <= now < ends:
+                _log.warning(
+                    "a certificate has expired or is not valid yet",
+                    file=str(path),
+                    subject=certificate.subject.rfc4514_string(),
+                    not_before=begins.isoformat(),
+                    not_after=ends.isoformat(),
+                )
 
 
 def tls_credentials(files: TlsFiles) -> grpc.ServerCredentials:
@@ -51,6 +86,7 @@ def tls_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     gRPC asks for every new connection; a change that does not load keeps what was there before.
     """
     current = files.read()
+    _warn_of_expired(files, *current[1:])
 
     def configuration(
         parts: tuple[bytes, bytes, bytes],
@@ -69,6 +105,7 @@ def tls_credentials(files: TlsFiles) -> grpc.ServerCredentials:
             return None
         current = parts
         _log.info("certificates reloaded")
+        _warn_of_expired(files, *parts[1:])
         return configuration(parts)
 
     # The stubs leave out that None means unchanged.

@@ -1,25 +1,31 @@
 """The call that the current thread is serving; the pipeline sets it, servicers read it."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from oars_grpc.core.call import Call
+from oars_grpc.core.identity import Principal
+
+# Who calls, as of now; raises where the caller may no longer call.
+Authorise = Callable[[], Principal]
 
 
 @dataclass(slots=True)
 class ServedCall:
-    """A call and the headers that its reply will carry."""
+    """A call, the headers that its reply will carry, and how to ask again who calls."""
 
     call: Call
+    authorise: Authorise
     reply_headers: list[tuple[str, str]] = field(default_factory=list)
 
 
 _current: ContextVar[ServedCall] = ContextVar("oars_call")
 
 
-def set_current_call(call: Call) -> ServedCall:
+def set_current_call(call: Call, authorise: Authorise) -> ServedCall:
     """Make `call` the one that this thread serves."""
-    served = ServedCall(call)
+    served = ServedCall(call, authorise)
     _current.set(served)
     return served
 
@@ -31,6 +37,20 @@ def current_call() -> Call:
         LookupError: outside of an rpc: a servicer was called past the pipeline.
     """
     return _current.get().call
+
+
+def reauthorised_call() -> Call:
+    """The call being served, with its caller as the identity stands now.
+
+    A stream may outlive its identity, certificate, role or scopes; it asks before each event.
+
+    Raises:
+        Unauthenticated: the caller is no longer trusted.
+        PermissionDenied: the caller may no longer call this rpc.
+    """
+    served = _current.get()
+    served.call = replace(served.call, principal=served.authorise())
+    return served.call
 
 
 def add_reply_header(name: str, value: str) -> None:

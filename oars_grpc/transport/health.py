@@ -1,8 +1,11 @@
 """Health per service (`grpc.health.v1`): serving means that the database answered just now."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
 
@@ -14,12 +17,53 @@ PROBE_SECONDS = 1.0
 _log = structlog.get_logger("oars.health")
 
 
+class DrainableHealth(health.HealthServicer):
+    """The health service, whose watches end when the server does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watchers_lock = threading.Lock()
+        self._watchers: set[Any] = set()
+        self._ended = False
+
+    def Watch(  # noqa: N802 - named by the rpc
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.ServicerContext,
+        send_response_callback: Callable[..., Any] | None = None,
+    ) -> Iterator[health_pb2.HealthCheckResponse]:
+        """Send the status of a service now and at every change."""
+        del send_response_callback  # without it grpcio's servicer answers with an iterator
+        watcher = super().Watch(request, context)
+        with self._watched(watcher):
+            yield from watcher
+
+    def end_watches(self) -> None:
+        """Let the watches that there are, and all that follow, send what they have and end."""
+        with self._watchers_lock:
+            self._ended = True
+            for watcher in self._watchers:
+                watcher.close()
+
+    @contextmanager
+    def _watched(self, watcher: Any) -> Iterator[None]:
+        with self._watchers_lock:
+            self._watchers.add(watcher)
+            if self._ended:
+                watcher.close()
+        try:
+            yield
+        finally:
+            with self._watchers_lock:
+                self._watchers.discard(watcher)
+
+
 class HealthProber:
     """Probes the database once a second and tells the health service what it found."""
 
     def __init__(
         self,
-        servicer: health.HealthServicer,
+        servicer: DrainableHealth,
         services: Sequence[str],
         probe: Callable[[], None],
         metrics: Metrics,

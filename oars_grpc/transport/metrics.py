@@ -26,6 +26,14 @@ class Metrics:
         self.expired_actions = Counter(
             "oars_expired_actions", "Actions whose permit or wait ran out.", registry=registry
         )
+        self.expiry_failures = Counter(
+            "oars_expiry_failures",
+            "Actions that were due and could not be expired, once a round.",
+            registry=registry,
+        )
+        self.purged_outcomes = Counter(
+            "oars_purged_outcomes", "Idempotency outcomes forgotten.", registry=registry
+        )
         self.database_up = Gauge(
             "oars_database_up", "Whether the last probe of the database passed.", registry=registry
         )

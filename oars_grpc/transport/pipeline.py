@@ -1,19 +1,18 @@
 """What every rpc passes through before and after its servicer, in one order, in one place.
 
-    request id ▶ deadline ▶ identity ▶ access ▶ rate ▶ parse ▶ idempotency key ▶ servicer
+    request id ▶ deadline ▶ identity ▶ access ▶ rate ▶ share ▶ parse ▶ idempotency key ▶ servicer
     ◀ headers ◀ status ◀ log ◀ metrics
 
 gRPC interceptors see no peer, so this one replaces each handler by one that runs the steps. Bytes
-are parsed here rather than by grpcio, which would answer malformed ones with INTERNAL.
+are parsed here rather than by grpcio, which would answer malformed ones with INTERNAL. Every
+handler takes a stream of requests, even of one: for a single request grpcio would wait before it
+calls the handler, and a client without identity that never sends it would hold a thread for good.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError, Message
 
 from oars_grpc.core.call import Call
@@ -22,33 +21,22 @@ from oars_grpc.core.ports import Chance
 from oars_grpc.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from oars_grpc.transport import request_metadata
 from oars_grpc.transport.access import ACCESS, check_access
-from oars_grpc.transport.admission import Pools
+from oars_grpc.transport.admission import OVERLOADED_RETRY_MS, BoundedPool, Pools, StreamPool
 from oars_grpc.transport.current_call import set_current_call
-from oars_grpc.transport.identity import Authenticator, Metadata
+from oars_grpc.transport.identity import Authenticator
 from oars_grpc.transport.metrics import Metrics
+from oars_grpc.transport.observed_rpc import ObservedRpc
 from oars_grpc.transport.rate_limit import RateLimit
 from oars_grpc.transport.status import status_code, to_status
 
 # With less than this left, the answer would come too late: refuse before anything is written.
 MINIMUM_SECONDS = 0.005
-OVERLOADED_RETRY_MS = 1000
 _HEALTH = "/grpc.health.v1.Health/"
+_REFLECTION = "/grpc.reflection."
 
-_log = structlog.get_logger("oars.rpc")
 # Generic in the stubs, not at runtime.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.ServicerContext
-
-
-@dataclass(slots=True)
-class _Rpc:
-    """What is known of the rpc under way."""
-
-    method: str
-    started: float
-    request_id: str = ""
-    caller: str = ""
-    trace_parent: str = ""
 
 
 class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic at runtime
@@ -79,11 +67,28 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         if handler is None:
             return None
         method = str(handler_call_details.method)
-        if handler.request_streaming:
-            return self._request_streaming(method, handler)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._response_streaming(method, handler))
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, handler))
+            observes = method.startswith((_HEALTH, _REFLECTION))
+            streams = self._pools.observers if observes else self._pools.streams
+            return grpc.stream_stream_rpc_method_handler(
+                self._bounded(method, streams, self._streaming(method, handler, streams))
+            )
+        if handler.request_streaming:
+            raise NotImplementedError(f"{method}: no rpc of one answer to many requests is served")
+        # Health answers even when every other call waits: a busy server is not a dead one.
+        calls = self._pools.health if method.startswith(_HEALTH) else self._pools.calls
+        return grpc.stream_unary_rpc_method_handler(
+            self._bounded(method, calls, self._unary(method, handler))
+        )
+
+    def _bounded(
+        self, method: str, pool: BoundedPool, serve: Callable[[Iterator[bytes], Context], Any]
+    ) -> Callable[[Iterator[bytes], Context], Any]:
+        """Serve in the pool, or refuse where it is full."""
+        if pool.full:
+            return self._overloaded(method)
+        serve.experimental_thread_pool = pool  # type: ignore[attr-defined] # grpcio reads it
+        return serve
 
     def _overloaded(self, method: str) -> Callable[[object, Context], NoReturn]:
         """What serves a call of which there are too many already."""
@@ -97,19 +102,19 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         serve.experimental_thread_pool = self._pools.control  # type: ignore[attr-defined]
         return serve
 
-    def _unary(self, method: str, handler: Handler) -> Callable[[bytes, Context], bytes]:
-        # Health answers even when every other call waits: a busy server is not a dead one.
-        is_health = method.startswith(_HEALTH)
-        if self._pools.calls.full and not is_health:
-            return self._overloaded(method)
+    def _unary(self, method: str, handler: Handler) -> Callable[[Iterator[bytes], Context], bytes]:
         behavior = _present(handler.unary_unary)
 
-        def serve(raw: bytes, context: Context) -> bytes:
+        def serve(requests: Iterator[bytes], context: Context) -> bytes:
             rpc = self._begin(method)
             with self._metrics.in_flight.track_inprogress():
                 try:
-                    headers, request = self._admit(rpc, context, handler, raw)
+                    principal = self._authorise(rpc, context)
+                    headers, request = self._receive(rpc, context, handler, requests, principal)
                     response = _serialized(behavior(request, context))
+                except grpc.RpcError:  # the call ended before its request came
+                    rpc.end(grpc.StatusCode.CANCELLED)
+                    raise
                 except Exception as error:  # noqa: BLE001 - the guard: nothing passes it
                     self._refuse(rpc, context, error)
                 # Sent only now: headers sent before the outcome is known make Envoy unable to
@@ -117,123 +122,112 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
                 context.send_initial_metadata(
                     ((request_metadata.REQUEST_ID, rpc.request_id), *headers)
                 )
-                self._observe(rpc, grpc.StatusCode.OK)
+                rpc.end(grpc.StatusCode.OK)
                 return response
 
-        pool = self._pools.control if is_health else self._pools.calls
-        serve.experimental_thread_pool = pool  # type: ignore[attr-defined] # grpcio reads it
         return serve
 
-    def _response_streaming(
-        self, method: str, handler: Handler
-    ) -> Callable[[bytes, Context], Iterator[bytes]]:
-        if self._pools.streams.full:
-            return self._overloaded(method)
-        behavior = _present(handler.unary_stream)
-
-        def serve(raw: bytes, context: Context) -> Iterator[bytes]:
+    def _streaming(
+        self, method: str, handler: Handler, pool: StreamPool
+    ) -> Callable[[Iterator[bytes], Context], Iterator[bytes]]:
+        def serve(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
             rpc = self._begin(method)
             try:
-                _, request = self._admit(rpc, context, handler, raw)
-                for response in behavior(request, context):
-                    yield _serialized(response)
+                principal = self._authorise(rpc, context)
+                with pool.place_of(rpc.caller):
+                    for response in self._responses(rpc, context, handler, requests, principal):
+                        yield _serialized(response)
+            except (GeneratorExit, grpc.RpcError):  # the call ended under the answer, or before
+                rpc.end(grpc.StatusCode.CANCELLED)
+                return
             except Exception as error:  # noqa: BLE001 - the guard: nothing passes it
                 self._refuse(rpc, context, error)
-            self._observe(rpc, grpc.StatusCode.OK)
+            # A servicer that looks sees for itself that the call ended, and stops.
+            rpc.end(grpc.StatusCode.OK if context.is_active() else grpc.StatusCode.CANCELLED)
 
-        # A stream holds its thread for long, so streams have a pool of their own.
-        serve.experimental_thread_pool = self._pools.streams  # type: ignore[attr-defined]
         return serve
 
-    def _request_streaming(self, method: str, handler: Handler) -> Handler:
-        """Streams of requests are admitted once; their messages are parsed by grpcio."""
-        if not handler.response_streaming:
-            raise NotImplementedError(f"{method}: no rpc of one answer to many requests is served")
-        if self._pools.streams.full:
-            return grpc.stream_stream_rpc_method_handler(self._overloaded(method))
-        behavior = _present(handler.stream_stream)
+    def _responses(
+        self,
+        rpc: ObservedRpc,
+        context: Context,
+        handler: Handler,
+        requests: Iterator[bytes],
+        principal: Principal | None,
+    ) -> Iterator[Message]:
+        if not handler.request_streaming:
+            _, request = self._receive(rpc, context, handler, requests, principal)
+            yield from _present(handler.unary_stream)(request, context)
+            return
+        with self._pools.conversations.including(context):
+            parsed = (_parsed(handler, raw) for raw in requests)
+            yield from _present(handler.stream_stream)(parsed, context)
 
-        def serve(requests: Iterator[Message], context: Context) -> Iterator[Message]:
-            rpc = self._begin(method)
-            try:
-                self._authorise(rpc, context)
-                yield from behavior(requests, context)
-            except Exception as error:  # noqa: BLE001 - the guard: nothing passes it
-                self._refuse(rpc, context, error)
-            self._observe(rpc, grpc.StatusCode.OK)
+    def _begin(self, method: str) -> ObservedRpc:
+        return ObservedRpc(method, self._metrics, self._chance.new_id("req"))
 
-        serve.experimental_thread_pool = self._pools.streams  # type: ignore[attr-defined]
-        return grpc.stream_stream_rpc_method_handler(
-            serve, handler.request_deserializer, handler.response_serializer
-        )
+    def _authorise(self, rpc: ObservedRpc, context: Context) -> Principal | None:
+        """The caller, who may call; None where nobody needs an identity.
 
-    def _begin(self, method: str) -> _Rpc:
-        return _Rpc(method, time.monotonic(), self._chance.new_id("req"))
-
-    def _admit(
-        self, rpc: _Rpc, context: Context, handler: Handler, raw: bytes
-    ) -> tuple[list[tuple[str, str]], Message]:
-        """Authorise, then parse: nothing is computed for a caller who may not call.
-
-        Answers with the headers that the reply will carry (the servicer may add to them).
+        Comes before the request is even read: nothing is computed for a caller who may not call.
         """
-        principal, metadata = self._authorise(rpc, context)
-        try:
-            request: Message = _present(handler.request_deserializer)(raw)
-        except (DecodeError, ValueError) as error:
-            raise InvalidArgument.of(
-                "request", "is not a valid message: malformed, nested too deeply or not UTF-8"
-            ) from error
-        key = None
-        if ACCESS[rpc.method].mutating:
-            key = request_metadata.idempotency_key(metadata, rpc.method, request)
-        if principal is None:
-            return [], request
-        call = Call(principal, rpc.method.rpartition("/")[2], rpc.request_id, key)
-        return set_current_call(call).reply_headers, request
-
-    def _authorise(self, rpc: _Rpc, context: Context) -> tuple[Principal | None, Metadata]:
-        metadata = request_metadata.read_metadata(context)
-        rpc.trace_parent = request_metadata.trace_parent(metadata)
-        rpc.request_id = request_metadata.request_id(metadata, rpc.request_id)
+        rpc.metadata = request_metadata.read_metadata(context)
+        rpc.trace_parent = request_metadata.trace_parent(rpc.metadata)
+        rpc.request_id = request_metadata.request_id(rpc.metadata, rpc.request_id)
         remaining: float | None = context.time_remaining()
         if remaining is not None and remaining < MINIMUM_SECONDS:
             raise DeadlineExceeded("the deadline has passed before the call was served")
         access = ACCESS.get(rpc.method)
         if access is not None and access.roles is None:
-            return None, metadata
-        principal = self._authenticator.principal(context, metadata)
+            return None
+        principal = self._permitted(rpc, context)
+        self._rate_limit.check(principal.subject)
+        return principal
+
+    def _permitted(self, rpc: ObservedRpc, context: Context) -> Principal:
+        """Who calls, as of now, if that identity may call the rpc."""
+        principal = self._authenticator.principal(context, rpc.metadata)
         rpc.caller = principal.subject
         check_access(principal, rpc.method)
-        self._rate_limit.check(principal.subject)
-        return principal, metadata
+        return principal
 
-    def _refuse(self, rpc: _Rpc, context: Context, error: Exception) -> NoReturn:
-        code = status_code(error)
-        self._observe(rpc, code, error)
+    def _receive(
+        self,
+        rpc: ObservedRpc,
+        context: Context,
+        handler: Handler,
+        requests: Iterator[bytes],
+        principal: Principal | None,
+    ) -> tuple[list[tuple[str, str]], Message]:
+        """The one request of a call, and the headers of its reply; a servicer may add to them."""
+        with self._pools.awaiting_request.including(context):
+            raw = next(requests, None)
+        if raw is None:
+            raise InvalidArgument.of("request", "was not sent")
+        request = _parsed(handler, raw)
+        key = None
+        if ACCESS[rpc.method].mutating:
+            key = request_metadata.idempotency_key(rpc.metadata, rpc.method, request)
+        if principal is None:
+            return [], request
+        call = Call(principal, rpc.method.rpartition("/")[2], rpc.request_id, key)
+        served = set_current_call(call, lambda: self._permitted(rpc, context))
+        return served.reply_headers, request
+
+    @staticmethod
+    def _refuse(rpc: ObservedRpc, context: Context, error: Exception) -> NoReturn:
+        rpc.end(status_code(error), error)
         context.abort_with_status(to_status(error, rpc.request_id))
 
-    def _observe(self, rpc: _Rpc, code: grpc.StatusCode, error: Exception | None = None) -> None:
-        seconds = time.monotonic() - rpc.started
-        self._metrics.rpcs.labels(rpc.method, code.name).inc()
-        self._metrics.seconds.labels(rpc.method).observe(seconds)
-        fields: dict[str, Any] = {
-            "method": rpc.method,
-            "code": code.name,
-            "caller": rpc.caller,
-            "request_id": rpc.request_id,
-            "duration_ms": round(seconds * 1000, 3),
-        }
-        if rpc.trace_parent:
-            fields["traceparent"] = rpc.trace_parent
-        if error is None:
-            _log.info("rpc", **fields)
-        elif code is grpc.StatusCode.INTERNAL:
-            _log.error("rpc failed", exc_info=error, **fields)
-        else:
-            _log.info(
-                "rpc refused", reason=getattr(error, "reason", ""), error=str(error), **fields
-            )
+
+def _parsed(handler: Handler, raw: bytes) -> Message:
+    try:
+        request: Message = _present(handler.request_deserializer)(raw)
+    except (DecodeError, ValueError) as error:
+        raise InvalidArgument.of(
+            "request", "is not a valid message: malformed, nested too deeply or not UTF-8"
+        ) from error
+    return request
 
 
 def _serialized(response: Message) -> bytes:

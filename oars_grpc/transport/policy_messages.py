@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from oars_grpc.core.condition import MAX_LENGTH
 from oars_grpc.core.decision import Decision
 from oars_grpc.core.evaluation import RuleOutcome
 from oars_grpc.core.policy import (
@@ -11,6 +12,14 @@ from oars_grpc.core.policy import (
     Rule,
     RuleMatch,
     TimeWindowUtc,
+)
+from oars_grpc.core.policy_document import (
+    MAX_DESCRIPTION_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_RULE_ID_LENGTH,
+    MAX_RULES,
+    MAX_VALUE_LENGTH,
+    MAX_VALUES,
 )
 from oars_grpc.core.risk import RiskTier
 from oars_grpc.core.stored import PolicyState, StoredPolicy
@@ -43,8 +52,6 @@ _EFFECT_NUMBERS = inverse(EFFECTS)
 _COMBINING_NUMBERS = inverse(COMBINING)
 _TIER_NUMBERS = inverse(TIERS)
 _STATE_NUMBERS = inverse(STATES)
-_MAXIMUM_RULES = 1000
-_MAXIMUM_VALUES = 1000
 
 
 def read_document(message: policy_pb2.PolicyDocument) -> PolicyDocument:
@@ -54,12 +61,14 @@ def read_document(message: policy_pb2.PolicyDocument) -> PolicyDocument:
         InvalidArgument: naming every field of an unknown value or over its length.
     """
     reader = Reader()
-    if len(message.rules) > _MAXIMUM_RULES:
-        reader.wrong("document.rules", f"has more than {_MAXIMUM_RULES} entries")
+    if len(message.rules) > MAX_RULES:
+        reader.wrong("document.rules", f"has more than {MAX_RULES} entries")
         reader.done()
     document = PolicyDocument(
-        name=reader.text(message.name, "document.name", 128, required=True),
-        description=reader.text(message.description, "document.description", 1024, lines=True),
+        name=reader.text(message.name, "document.name", MAX_NAME_LENGTH, required=True),
+        description=reader.text(
+            message.description, "document.description", MAX_DESCRIPTION_LENGTH, lines=True
+        ),
         combining=reader.one_of(
             message.combining_algorithm,
             "document.combining_algorithm",
@@ -78,19 +87,21 @@ def read_document(message: policy_pb2.PolicyDocument) -> PolicyDocument:
 
 def _read_rule(reader: Reader, message: policy_pb2.Rule, field: str) -> Rule:
     return Rule(
-        id=reader.text(message.id, f"{field}.id", 64, required=True),
+        id=reader.text(message.id, f"{field}.id", MAX_RULE_ID_LENGTH, required=True),
         # A missing effect is a violation; DENY stands in until `done` refuses the request.
         effect=reader.one_of(message.effect, f"{field}.effect", EFFECTS) or Effect.DENY,
         match=_read_match(reader, message.match, f"{field}.match"),
-        condition=reader.text(message.condition, f"{field}.condition", 2000, lines=True),
+        condition=reader.text(message.condition, f"{field}.condition", MAX_LENGTH, lines=True),
         priority=message.priority,
-        description=reader.text(message.description, f"{field}.description", 1024, lines=True),
+        description=reader.text(
+            message.description, f"{field}.description", MAX_DESCRIPTION_LENGTH, lines=True
+        ),
     )
 
 
 def _read_match(reader: Reader, message: policy_pb2.RuleMatch, field: str) -> RuleMatch:
-    def texts(values: Sequence[str], name: str, maximum: int = 256) -> tuple[str, ...]:
-        return reader.texts(values, f"{field}.{name}", _MAXIMUM_VALUES, maximum)
+    def texts(values: Sequence[str], name: str) -> tuple[str, ...]:
+        return reader.texts(values, f"{field}.{name}", MAX_VALUES, MAX_VALUE_LENGTH)
 
     window = message.time_window_utc if message.HasField("time_window_utc") else None
     tiers = [
@@ -100,7 +111,7 @@ def _read_match(reader: Reader, message: policy_pb2.RuleMatch, field: str) -> Ru
     return RuleMatch(
         tool_ids=texts(message.tool_ids, "tool_ids"),
         operations=texts(message.operations, "operations"),
-        target_contains=texts(message.target_contains, "target_contains", 1024),
+        target_contains=texts(message.target_contains, "target_contains"),
         risk_tiers=tuple(tier for tier in tiers if tier is not None),
         environments=texts(message.environments, "environments"),
         required_data_types=texts(message.required_data_types, "required_data_types"),
@@ -147,15 +158,15 @@ def _write_rule(rule: Rule) -> policy_pb2.Rule:
     )
 
 
-def write_policy(policy: StoredPolicy, *, document: bool = True) -> policy_pb2.Policy:
-    """The message of a stored policy, with or without its document."""
+def write_policy(policy: StoredPolicy) -> policy_pb2.Policy:
+    """The message of a stored policy, with its document if that was read."""
     return policy_pb2.Policy(
         policy_id=policy.policy_id,
         tenant_id=policy.tenant_id,
         version=policy.version,
         digest=policy.digest,
         state=_STATE_NUMBERS[policy.state],
-        document=write_document(policy.document) if document else None,
+        document=write_document(policy.document) if policy.document else None,
         created_at=timestamp(policy.created_at),
         created_by=policy.created_by,
     )

@@ -47,9 +47,15 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.ListPoliciesResponse:
         """Read a page."""
         tenant_id = Reader.checked_tenant_id(request.tenant_id)
-        page = self._policies.list(current_call(), tenant_id, request.page_size, request.page_token)
+        page = self._policies.list(
+            current_call(),
+            tenant_id,
+            request.page_size,
+            request.page_token,
+            lambda policy: write_policy(policy).ByteSize(),
+        )
         return policy_pb2.ListPoliciesResponse(
-            policies=[write_policy(policy, document=False) for policy in page.policies],
+            policies=[write_policy(policy) for policy in page.policies],
             next_page_token=page.next_page_token,
         )
 

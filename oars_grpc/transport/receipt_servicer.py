@@ -51,6 +51,7 @@ class ReceiptServicer(receipt_pb2_grpc.ReceiptServiceServicer):
             ReceiptFilter(action_id, type_),
             request.page_size,
             request.page_token,
+            lambda receipt: write_receipt(receipt).ByteSize(),
         )
         return receipt_pb2.ListReceiptsResponse(
             receipts=[write_receipt(receipt) for receipt in page.receipts],

@@ -1,6 +1,7 @@
 """Assembles the gRPC server: pipeline, services, health, reflection, ports, drain."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,10 +22,10 @@ from oars_grpc.generated.oars.v1 import (
     tenant_pb2_grpc,
 )
 from oars_grpc.transport.action_servicer import ActionServicer
-from oars_grpc.transport.admission import BoundedPool, Pools
+from oars_grpc.transport.admission import BoundedPool, Pools, StreamPool
 from oars_grpc.transport.approval_servicer import ApprovalServicer
 from oars_grpc.transport.credentials import TlsFiles, add_port, add_socket_port, tls_credentials
-from oars_grpc.transport.health import HealthProber
+from oars_grpc.transport.health import DrainableHealth, HealthProber
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.transport.pipeline import Pipeline
 from oars_grpc.transport.policy_servicer import PolicyServicer
@@ -39,6 +40,11 @@ from oars_grpc.use_cases.tenants import Tenants
 MAXIMUM_MESSAGE_BYTES = 1024 * 1024
 MAXIMUM_METADATA_BYTES = 32 * 1024
 CONTROL_CALLS = 1024
+# Certificates are checked in the handshake: connections do not live for ever.
+CONNECTION_AGE_SECONDS = 30 * 60
+# What a connection that has reached its age gives its longest watch beyond its time.
+WATCH_MARGIN_SECONDS = 60
+_SWEEP_SECONDS = 1.0
 
 SERVICES = tuple(
     descriptor.services_by_name[name].full_name
@@ -56,9 +62,7 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
     ("grpc.max_metadata_size", MAXIMUM_METADATA_BYTES),
-    # Certificates are checked in the handshake: connections do not live for ever.
-    ("grpc.max_connection_age_ms", 30 * 60 * 1000),
-    ("grpc.max_connection_age_grace_ms", 60 * 1000),
+    ("grpc.max_connection_age_ms", CONNECTION_AGE_SECONDS * 1000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
@@ -85,6 +89,13 @@ class ServerLimits:
     watch_seconds: int
 
 
+def connection_options(watch_seconds: int) -> tuple[tuple[str, int], ...]:
+    """Options of the server whose longest watch is `watch_seconds`."""
+    # A watch on a connection that has reached its age still gets its final event.
+    grace = watch_seconds + WATCH_MARGIN_SECONDS
+    return (*_OPTIONS, ("grpc.max_connection_age_grace_ms", grace * 1000))
+
+
 class OarsServer:
     """The gRPC server, from start to drain."""
 
@@ -99,13 +110,13 @@ class OarsServer:
     ) -> None:
         self._pools = Pools(
             calls=BoundedPool(limits.worker_threads, limits.queued_rpcs, "rpc"),
-            streams=BoundedPool(limits.streams, 0, "stream"),
+            streams=StreamPool(limits.streams, "stream"),
         )
         self._draining = threading.Event()
         self._server = grpc.server(
             self._pools.calls,
             interceptors=[make_pipeline(self._pools)],
-            options=_OPTIONS,
+            options=connection_options(limits.watch_seconds),
             # Beyond the pools only health and refusals are under way.
             maximum_concurrent_rpcs=limits.worker_threads
             + limits.queued_rpcs
@@ -113,12 +124,12 @@ class OarsServer:
             + CONTROL_CALLS,
         )
         self._add_services(use_cases, limits, metrics)
-        health_servicer = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, self._server)
+        self._health = DrainableHealth()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        self._prober = HealthProber(health_servicer, SERVICES, probe, metrics)
+        self._prober = HealthProber(self._health, SERVICES, probe, metrics)
 
     def _add_services(self, use_cases: UseCases, limits: ServerLimits, metrics: Metrics) -> None:
         server = self._server
@@ -153,11 +164,27 @@ class OarsServer:
     def start(self) -> None:
         """Serve."""
         self._prober.start()
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self._server.start()
 
-    def drain(self, seconds: float) -> None:
-        """Refuse new calls, end watches, let those under way finish within `seconds`, stop."""
+    def drain(self, seconds: float, lame_duck_seconds: float = 0) -> None:
+        """Say NOT_SERVING, refuse new calls, end streams, let calls under way finish, stop.
+
+        All within `seconds`. For `lame_duck_seconds` of them the server goes on serving, because
+        balancers take that long to hear that they should send their calls elsewhere.
+        """
+        ends = time.monotonic() + seconds
         self._prober.drain()
+        time.sleep(min(lame_duck_seconds, seconds))
         self._draining.set()
-        self._server.stop(seconds).wait()
+        self._health.end_watches()
+        self._pools.conversations.end()
+        stopped = self._server.stop(max(0.0, ends - time.monotonic()))
+        while not stopped.wait(_SWEEP_SECONDS):
+            self._pools.awaiting_request.cancel_overdue()
         self._pools.shutdown()
+
+    def _sweep(self) -> None:
+        """Free the threads that wait for requests which do not come."""
+        while not self._draining.wait(_SWEEP_SECONDS):
+            self._pools.awaiting_request.cancel_overdue()

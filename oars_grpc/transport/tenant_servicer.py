@@ -54,7 +54,12 @@ class TenantServicer(tenant_pb2_grpc.TenantServiceServicer):
         self, request: tenant_pb2.ListTenantsRequest, context: Context
     ) -> tenant_pb2.ListTenantsResponse:
         """Read a page."""
-        page = self._tenants.list(current_call(), request.page_size, request.page_token)
+        page = self._tenants.list(
+            current_call(),
+            request.page_size,
+            request.page_token,
+            lambda tenant: write_tenant(tenant).ByteSize(),
+        )
         return tenant_pb2.ListTenantsResponse(
             tenants=[write_tenant(tenant) for tenant in page.tenants],
             next_page_token=page.next_page_token,

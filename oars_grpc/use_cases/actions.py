@@ -1,6 +1,6 @@
 """Submits actions, follows them, and records what came of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from oars_grpc.core.approval import Approval, ApprovalState
 from oars_grpc.core.call import Answer, Call, Encode, replay
 from oars_grpc.core.canonical import canonical_json, sha256_hex
 from oars_grpc.core.decision import Decision, decide, decision_for_receipt
-from oars_grpc.core.page_token import PageTokens, page_limit
+from oars_grpc.core.page_token import PageTokens, page_limit, take_page
 from oars_grpc.core.policy import Effect
 from oars_grpc.core.ports import Chance, Clock, Ledger
 from oars_grpc.core.receipt import caller_json, format_time
@@ -83,7 +83,9 @@ class Actions:
                 recorder.now,
             )
             approval = self._record_decision(recorder, decision, basis)
-            change = recorder.finish(decision, approval=approval)
+            change = recorder.finish(
+                decision, approval=approval, expected_publication=basis.publication
+            )
             outcome = ActionOutcome(recorder.action, decision, recorder.receipts, approval)
             return Plan(change, encode(outcome))
 
@@ -95,7 +97,13 @@ class Actions:
         return check_visible(call.principal, stored, action_id)
 
     def list(
-        self, call: Call, tenant_id: str, which: ActionFilter, page_size: int, page_token: str
+        self,
+        call: Call,
+        tenant_id: str,
+        which: ActionFilter,
+        page_size: int,
+        page_token: str,
+        weigh: Callable[[StoredAction], int],
     ) -> ActionPage:
         """A page of the tenant's actions, newest first."""
         tenant = call.tenant(tenant_id)
@@ -105,8 +113,7 @@ class Actions:
         listing = f"actions {tenant} {which}"
         before = self._tokens.read(listing, page_token)
         found = self._ledger.list_actions(tenant, which, before, limit + 1)
-        page = tuple(found[:limit])
-        more = len(found) > limit
+        page, more = take_page(found, limit, weigh)
         token = self._tokens.issue(listing, page[-1].action.action_id) if more else ""
         return ActionPage(page, token)
 

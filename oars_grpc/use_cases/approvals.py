@@ -1,5 +1,6 @@
 """Human decisions about actions that wait for them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,7 +13,7 @@ from oars_grpc.core.approval import (
     decide_approval,
 )
 from oars_grpc.core.call import Answer, Call, Encode
-from oars_grpc.core.page_token import PageTokens, page_limit
+from oars_grpc.core.page_token import PageTokens, page_limit, take_page
 from oars_grpc.core.ports import Chance, Clock, Ledger
 from oars_grpc.core.receipt import APPROVAL_DECIDED, caller_json, format_time
 from oars_grpc.core.stored import ApprovalFilter, Basis, StoredAction
@@ -54,7 +55,13 @@ class Approvals:
         return approval
 
     def list(
-        self, call: Call, tenant_id: str, which: ApprovalFilter, page_size: int, page_token: str
+        self,
+        call: Call,
+        tenant_id: str,
+        which: ApprovalFilter,
+        page_size: int,
+        page_token: str,
+        weigh: Callable[[Approval], int],
     ) -> ApprovalPage:
         """A page of the tenant's approvals, newest first."""
         tenant = call.tenant(tenant_id)
@@ -62,8 +69,8 @@ class Approvals:
         listing = f"approvals {tenant} {which}"
         before = self._tokens.read(listing, page_token)
         found = self._ledger.list_approvals(tenant, which, before, limit + 1)
-        page = tuple(found[:limit])
-        token = self._tokens.issue(listing, page[-1].approval_id) if len(found) > limit else ""
+        page, more = take_page(found, limit, weigh)
+        token = self._tokens.issue(listing, page[-1].approval_id) if more else ""
         return ApprovalPage(page, token)
 
     def decide(

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from oars_grpc.core.call import Answer, Call, Encode, StoredOutcome, replay
 from oars_grpc.core.ports import Clock, Registry, RegistryStore
+from oars_grpc.errors import AlreadyExists, FailedPrecondition
 from oars_grpc.use_cases.recorder import IDEMPOTENCY_LIFETIME
 
 Result = TypeVar("Result")
@@ -33,4 +34,14 @@ def run_idempotent(
             registry.record_outcome(outcome)
         return Answer(response)
 
-    return store.run(tenant_id, transaction)
+    try:
+        return store.run(tenant_id, transaction)
+    except (AlreadyExists, FailedPrecondition):
+        # The call that this one repeats may have committed while this one waited for its lock,
+        # and made the state what the work objects to.
+        if scope is None:
+            raise
+        stored = store.run(tenant_id, lambda registry: registry.outcome(scope))
+        if stored is None:
+            raise
+        return replay(stored, scope)

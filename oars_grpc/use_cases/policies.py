@@ -1,5 +1,6 @@
 """Keeps, publishes and tries out policies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -7,9 +8,8 @@ from oars_grpc.core import ids
 from oars_grpc.core.action import ActionRequest
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.decision import Decision, PolicyReference, decide
-from oars_grpc.core.page_token import PageTokens, page_limit
+from oars_grpc.core.page_token import PageTokens, page_limit, take_page
 from oars_grpc.core.policy import PolicyDocument
-from oars_grpc.core.policy_document import validate_document
 from oars_grpc.core.ports import Chance, Clock, Ledger, Registry, RegistryStore
 from oars_grpc.core.stored import StoredPolicy
 from oars_grpc.errors import FailedPrecondition, NotFound
@@ -50,7 +50,7 @@ class Policies:
     ) -> Answer:
         """Validate a document and keep it as a draft."""
         tenant = call.tenant(tenant_id)
-        validate_document(document)
+        self._policies.tried(document)
 
         def work(registry: Registry) -> StoredPolicy:
             self._lock(registry, tenant)
@@ -74,15 +74,22 @@ class Policies:
             raise self._not_found(policy_id)
         return policy
 
-    def list(self, call: Call, tenant_id: str, page_size: int, page_token: str) -> PolicyPage:
+    def list(
+        self,
+        call: Call,
+        tenant_id: str,
+        page_size: int,
+        page_token: str,
+        weigh: Callable[[StoredPolicy], int],
+    ) -> PolicyPage:
         """A page of the tenant's policies, newest version first."""
         tenant = call.tenant(tenant_id)
         limit = page_limit(page_size)
         listing = f"policies {tenant}"
         before = int(self._tokens.read(listing, page_token) or 0)
         found = self._registry.list_policies(tenant, before, limit + 1)
-        page = tuple(found[:limit])
-        token = self._tokens.issue(listing, str(page[-1].version)) if len(found) > limit else ""
+        page, more = take_page(found, limit, weigh)
+        token = self._tokens.issue(listing, str(page[-1].version)) if more else ""
         return PolicyPage(page, token)
 
     def publish(
@@ -134,7 +141,7 @@ class Policies:
         if document is None:
             compiled, reference = self._policies.compiled(basis.policy), basis.policy.reference()
         else:
-            compiled = validate_document(document)
+            compiled = self._policies.tried(document)
             reference = PolicyReference("", 0, document.digest)
         moment = at or self._clock.now()
         return decide(request, reference, compiled, basis.tenant.settings.risk, moment)

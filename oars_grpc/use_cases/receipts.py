@@ -1,6 +1,6 @@
 """Hands out receipts and verifies them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from oars_grpc.core.call import Call
 from oars_grpc.core.envelope import Envelope
 from oars_grpc.core.identity import Principal
 from oars_grpc.core.keys import TrustedKey
-from oars_grpc.core.page_token import PageTokens, page_limit
+from oars_grpc.core.page_token import PageTokens, page_limit, take_page
 from oars_grpc.core.ports import Ledger, ReceiptStore
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.core.stored import ReceiptFilter, StoredReceipt
@@ -51,7 +51,13 @@ class Receipts:
         return stored.receipt
 
     def list(
-        self, call: Call, tenant_id: str, which: ReceiptFilter, page_size: int, page_token: str
+        self,
+        call: Call,
+        tenant_id: str,
+        which: ReceiptFilter,
+        page_size: int,
+        page_token: str,
+        weigh: Callable[[Receipt], int],
     ) -> ReceiptPage:
         """A page of the tenant's receipts in log order."""
         tenant = call.tenant(tenant_id)
@@ -66,8 +72,7 @@ class Receipts:
         listing = f"receipts {tenant} {which}"
         after = int(self._tokens.read(listing, page_token) or -1)
         found = self._store.list_receipts(tenant, which, after, limit + 1)
-        page = found[:limit]
-        more = len(found) > limit
+        page, more = take_page(found, limit, lambda stored: weigh(stored.receipt))
         token = self._tokens.issue(listing, str(page[-1].leaf_index)) if more else ""
         return ReceiptPage(tuple(stored.receipt for stored in page), token)
 
@@ -82,7 +87,8 @@ class Receipts:
                 receipt.tenant_id, receipt.action_id, receipt.sequence - 1
             )
         previous = before.receipt.envelope if before else None
-        return self._verify(receipt.envelope, receipt.tenant_id, keys, previous)
+        # The server has the chain: a predecessor that is not there was removed.
+        return self._verify(receipt.envelope, receipt.tenant_id, keys, previous, has_chain=True)
 
     def verify_supplied(
         self,
@@ -108,9 +114,11 @@ class Receipts:
         tenant_id: str,
         keys: Sequence[TrustedKey],
         previous: Envelope | None,
+        *,
+        has_chain: bool = False,
     ) -> VerifiedReceipt:
         trusted = keys or self.trusted_keys(tenant_id)
-        verification = verify_receipt(envelope, trusted, previous)
+        verification = verify_receipt(envelope, trusted, previous, has_chain=has_chain)
         return VerifiedReceipt(verification, "supplied" if keys else "tenant")
 
 

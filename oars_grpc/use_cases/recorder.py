@@ -14,7 +14,7 @@ from oars_grpc.core.keys import SigningKey
 from oars_grpc.core.ports import Chance, Ledger
 from oars_grpc.core.receipt import Receipt, write_receipt
 from oars_grpc.core.stored import Change, Committed, Replayed, StoredAction
-from oars_grpc.errors import Conflict
+from oars_grpc.errors import Conflict, FailedPrecondition, NotFound, PermissionDenied
 
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
 # A call that loses a race reads again and decides anew; more than a few losses in a row is a storm.
@@ -70,15 +70,23 @@ class Recorder:
         *,
         approval: Approval | None = None,
         expected_approval_version: int = 0,
+        expected_publication: int | None = None,
     ) -> Change:
-        """What the call changes; the action's version counts calls, not transitions."""
-        self.action = replace(self.action, version=self._expected_version + 1)
+        """What the call changes; the action's version counts calls, not transitions.
+
+        With `expected_publication` the change commits only while that policy publication is the
+        tenant's latest: no action is allowed by a policy that was already replaced.
+        """
+        self.action = replace(
+            self.action, version=self._expected_version + 1, updated_at=self.now
+        )
         return Change(
             stored=StoredAction(self.action, decision),
             expected_action_version=self._expected_version,
             receipts=self.receipts,
             approval=approval,
             expected_approval_version=expected_approval_version,
+            expected_publication=expected_publication,
         )
 
 
@@ -101,7 +109,17 @@ def commit_plan(
         Conflict: lost the race several times in a row.
     """
     for _ in range(_ATTEMPTS):
-        plan = attempt()
+        try:
+            plan = attempt()
+        except (FailedPrecondition, NotFound, PermissionDenied):
+            # The call that this one repeats may have committed meanwhile, and made the state what
+            # the attempt objects to: its outcome was committed along, so it is there to be read.
+            if scope is None:
+                raise
+            outcome = ledger.basis(scope.tenant_id, scope).outcome
+            if outcome is None:
+                raise
+            return replay(outcome, scope)
         if isinstance(plan, Answer):
             return plan
         change = plan.change

@@ -1,5 +1,6 @@
 """Creates tenants, changes their settings, rotates their keys."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from oars_grpc.core import ids
@@ -7,7 +8,7 @@ from oars_grpc.core.builtin_policy import BUILTIN_POLICY
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.identity import ANY_TENANT
 from oars_grpc.core.keys import KeyState, TrustedKey
-from oars_grpc.core.page_token import PageTokens, page_limit
+from oars_grpc.core.page_token import PageTokens, page_limit, take_page
 from oars_grpc.core.ports import Chance, Clock, Registry, RegistryStore
 from oars_grpc.core.receipt import SYSTEM
 from oars_grpc.core.stored import StoredPolicy
@@ -84,7 +85,9 @@ class Tenants:
             raise self._not_found(tenant_id)
         return tenant
 
-    def list(self, call: Call, page_size: int, page_token: str) -> TenantPage:
+    def list(
+        self, call: Call, page_size: int, page_token: str, weigh: Callable[[Tenant], int]
+    ) -> TenantPage:
         """A page of the tenants that the caller belongs to, by id."""
         limit = page_limit(page_size)
         own = call.principal.tenant_ids
@@ -92,8 +95,8 @@ class Tenants:
         after = self._tokens.read(listing, page_token)
         tenant_ids = None if ANY_TENANT in own else sorted(own)
         found = self._registry.list_tenants(tenant_ids, after, limit + 1)
-        page = tuple(found[:limit])
-        token = self._tokens.issue(listing, page[-1].tenant_id) if len(found) > limit else ""
+        page, more = take_page(found, limit, weigh)
+        token = self._tokens.issue(listing, page[-1].tenant_id) if more else ""
         return TenantPage(page, token)
 
     def update(

@@ -49,7 +49,8 @@ EVERYONE = (
     "VerifyReceipt",
     "ListTrustedKeys",
 )
-WITHOUT_IDENTITY = {f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")}
+WITHOUT_IDENTITY = {f"/grpc.health.v1.Health/{name}" for name in ("Check", "List")}
+HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -115,7 +116,7 @@ def test_what_is_not_in_the_table_is_refused_to_everybody() -> None:
                 check_access(principal, method)
 
 
-def test_only_health_is_open_to_callers_without_identity() -> None:
+def test_only_the_answers_of_health_are_open_to_callers_without_identity() -> None:
     assert {path for path, access in ACCESS.items() if access.roles is None} == WITHOUT_IDENTITY
 
 
@@ -124,7 +125,8 @@ def test_the_table_gives_exactly_what_is_written_here() -> None:
     found = {name: ACCESS[rpc.path].roles for name, rpc in RPCS.items()}
     expected = {name: frozenset(roles.split()) for name, roles in SECURITY_RELEVANT.items()}
     assert found == expected | dict.fromkeys(EVERYONE, frozenset(ROLES))
-    assert ACCESS[REFLECTION].roles == frozenset(ROLES)
+    # They keep a place of the server: for identities, who have a share.
+    assert ACCESS[REFLECTION].roles == ACCESS[HEALTH_WATCH].roles == frozenset(ROLES)
 
 
 def test_everything_that_changes_takes_an_idempotency_key_and_needs_a_scope() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -70,22 +71,19 @@ class Dev:
     state: Path
     connection: dict[str, Any]
 
-    def curl(self, role: str, path: str, *arguments: str) -> bytes:
-        """What curl prints, with the certificate of a role."""
+    def rest(self, role: str, path: str, body: object = None) -> bytes:
+        """What REST answers, with nothing but what connection.json says; with a body it is POST."""
         identity = self.connection["identities"][role]
-        command = ["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "20"]
-        command += ["--cacert", self.connection["ca_certificate"]]
-        command += ["--cert", identity["certificate"], "--key", identity["private_key"]]
-        url = self.connection["rest_url"] + path
-        finished = subprocess.run(
-            [*command, *arguments, url], capture_output=True, timeout=30, check=False
-        )
-        assert finished.returncode == 0, finished
-        return finished.stdout
+        tls = ssl.create_default_context(cafile=self.connection["ca_certificate"])
+        tls.load_cert_chain(identity["certificate"], identity["private_key"])
+        with httpx.Client(base_url=self.connection["rest_url"], verify=tls, timeout=20) as client:
+            answer = client.get(path) if body is None else client.post(path, json=body)
+        assert answer.is_success, answer.text
+        return answer.content
 
     def submit(self, operation: str = "create_ticket") -> dict[str, Any]:
         found: dict[str, Any] = json.loads(
-            self.curl("agent", "/v1/actions", "--json", json.dumps(action_body(operation)))
+            self.rest("agent", "/v1/actions", action_body(operation))
         )
         return found
 
@@ -203,14 +201,15 @@ def test_dev_writes_how_to_connect(running: Dev) -> None:
     }
     assert set(connection["identities"]) == {"admin", "operator", "approver", "auditor", "agent"}
     for identity in connection["identities"].values():
-        assert set(identity) == {"certificate", "private_key"}
+        assert set(identity) == {"certificate", "private_key", "tenant"}
+        assert identity["tenant"] == "tenant_alpha"
         assert Path(identity["certificate"]).is_file()
         assert Path(identity["private_key"]).stat().st_mode & 0o077 == 0
     assert connection["tenant"] == "tenant_alpha"
     assert connection["rest_url"].startswith("https://")
 
 
-def test_dev_serves_curl_and_grpc(running: Dev) -> None:
+def test_dev_serves_rest_and_grpc(running: Dev) -> None:
     action = running.submit()["action"]
     assert action["state"] == "ACTION_STATE_APPROVED"
     identity = running.connection["identities"]["agent"]
@@ -237,15 +236,15 @@ def test_keys_rotate_and_old_and_new_receipts_verify_offline(running: Dev, tmp_p
 
     listed = oars("keys", "list", "--connection", connection)
     assert listed.returncode == 0, listed.stderr
-    by_curl = running.curl("auditor", "/v1/trust/tenants/tenant_alpha/keys")
-    assert json.loads(listed.stdout) == json.loads(by_curl)
+    by_rest = running.rest("auditor", "/v1/trust/tenants/tenant_alpha/keys")
+    assert json.loads(listed.stdout) == json.loads(by_rest)
     keys = json.loads(listed.stdout)["keys"]
     assert len(keys) == len(before) + 1
     active = [key["keyId"] for key in keys if key["state"] == "KEY_STATE_ACTIVE"]
     assert len(active) == 1
     assert f"signs with key {active[0]} from now on" in rotated.stdout
     keys_file = tmp_path / "keys.json"
-    keys_file.write_bytes(by_curl)
+    keys_file.write_bytes(by_rest)
     finished = oars("verify", old, new, "--keys", keys_file, "--json")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     results = [json.loads(line) for line in finished.stdout.splitlines()]
@@ -278,7 +277,7 @@ def test_verify_reads_what_rest_answers(running: Dev, tmp_path: Path) -> None:
         "keys": "/v1/trust/tenants/tenant_alpha/keys",
     }
     for name, path in files.items():
-        (tmp_path / name).write_bytes(running.curl("auditor", path))
+        (tmp_path / name).write_bytes(running.rest("auditor", path))
     for name, count in (("one", 1), ("listed", 2)):
         finished = oars("verify", tmp_path / name, "--keys", tmp_path / "keys", "--json")
         assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -334,7 +333,7 @@ def test_ctrl_c_ends_everything_and_the_next_start_finds_everything(tmp_path: Pa
         assert not (state / "connection.json").exists()
         assert "Traceback" not in state.with_suffix(".log").read_text()
     with dev(state) as second:
-        found = json.loads(second.curl("auditor", f"/v1/actions/{action_id}"))
+        found = json.loads(second.rest("auditor", f"/v1/actions/{action_id}"))
         assert found["action"]["actionId"] == action_id
         again = {path.name: path.read_bytes() for path in (state / "certificates").iterdir()}
         assert again == certificates
@@ -358,7 +357,7 @@ def test_after_a_kill_nothing_but_postgres_is_left_and_the_next_start_works(
             httpx.get(url, verify=False)
     (state / "connection.json").unlink(missing_ok=True)
     with dev(state) as second:
-        assert json.loads(second.curl("auditor", f"/v1/actions/{action_id}"))["action"]
+        assert json.loads(second.rest("auditor", f"/v1/actions/{action_id}"))["action"]
         second.submit()
         os.kill(second.process.pid, signal.SIGKILL)
         second.process.wait()

@@ -99,7 +99,12 @@ def test_every_service_and_the_whole_server_have_a_health(
     stack: LocalStack, tmp_path: Path
 ) -> None:
     with (
-        running_server(tmp_path, stack.certificates, stack.postgres.url) as server,
+        running_server(
+            tmp_path,
+            stack.certificates,
+            stack.postgres.url,
+            key_encryption_key_file=str(stack._key_file()),
+        ) as server,
         server.channel(stack.certificates, "agent") as channel,
     ):
         assert len(SERVICES) >= 5
@@ -222,6 +227,61 @@ def test_watches_end_with_a_final_event_when_the_server_drains(
         assert time.monotonic() - began < 30  # not the drain time
 
 
+def test_a_lame_duck_serves_until_balancers_have_heard(stack: LocalStack, tmp_path: Path) -> None:
+    with lone_server(stack, tmp_path, lame_duck_seconds="6", drain_seconds="60") as (server, url):
+        with server.channel(stack.certificates, "agent") as channel:
+            stub = ActionServiceStub(channel)
+            named = action_pb2.WatchActionRequest(action_id=pending_action(stub))
+            watch = stub.WatchAction(named, timeout=60)
+            assert not first_event(watch).final
+            server.process.terminate()
+            wait_for(partial(_has_health, channel, "", NOT_SERVING), "it stops serving")
+            # Those who have not heard yet are served, also on new connections.
+            for _ in range(3):
+                with server.channel(stack.certificates, "operator") as late:
+                    ActionServiceStub(late).SubmitAction(submission(), timeout=20)
+            assert [event.final for event in watch] == [True]
+        assert server.process.wait(40) == 0
+        assert count_actions(url) == 4
+        check_ledger(url)
+
+
+def test_a_rolling_restart_behind_the_sidecar_fails_no_call(tmp_path: Path) -> None:
+    """Calls without idempotency key, which the sidecar may not repeat."""
+    answers: list[int] = []
+    with LocalStack(
+        tmp_path / "state",
+        postgres_settings={"fsync": "off"},
+        server_settings={"OARS_LAME_DUCK_SECONDS": "8"},
+        replicas=2,
+    ) as stack:
+        stopping = threading.Event()
+
+        def load() -> None:
+            with stack.client("agent") as rest:
+                while not stopping.is_set():
+                    answers.append(rest.post("/v1/actions", json=action_body()).status_code)
+
+        with ThreadPoolExecutor(2) as pool:
+            loads = [pool.submit(load) for _ in range(2)]
+            try:
+                wait_for(lambda: len(answers) > 20, "the load runs")
+                stack.servers[0].terminate()
+                assert stack.servers[0].wait(40) == 0
+                after = len(answers)
+                wait_for(lambda: len(answers) > after + 20, "the other server goes on")
+            finally:
+                stopping.set()
+            for done in loads:
+                done.result()
+    assert set(answers) == {httpx.codes.OK}
+
+
+def test_the_lame_duck_is_part_of_the_drain_time(stack: LocalStack, tmp_path: Path) -> None:
+    with lone_server(stack, tmp_path, lame_duck_seconds="3600", drain_seconds="1") as (server, _):
+        assert server.stop(40) == 0
+
+
 def test_metrics_have_a_port_of_their_own_and_name_no_tenant(
     stack: LocalStack, tmp_path: Path
 ) -> None:
@@ -319,14 +379,14 @@ def test_what_comes_too_late_is_not_done(stack: LocalStack, tmp_path: Path) -> N
 def test_many_and_slow_watches_do_not_keep_other_calls_waiting(
     stack: LocalStack, tmp_path: Path
 ) -> None:
-    limits = {"streams": "2", "worker_threads": "2", "queued_rpcs": "4"}
+    limits = {"streams": "8", "worker_threads": "2", "queued_rpcs": "4"}
     with (
         lone_server(stack, tmp_path, **limits) as (server, _),
         server.channel(stack.certificates, "agent") as channel,
     ):
         stub = ActionServiceStub(channel)
         named = action_pb2.WatchActionRequest(action_id=pending_action(stub))
-        # Two are served and not read; the others are too many.
+        # Two are served and not read; the others are more than an identity's share.
         watches: list[Any] = [stub.WatchAction(named, timeout=60) for _ in range(2)]
         for watch in watches:
             next(watch)

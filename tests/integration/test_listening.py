@@ -1,5 +1,6 @@
 """Where a server listens: ports, Unix sockets that only the sidecar can open, and mode off."""
 
+import base64
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from oars_grpc.generated.oars.v1.action_pb2_grpc import ActionServiceStub
 from oars_grpc.local.stack import LocalStack
 from oars_grpc.settings import SETTINGS
 from tests.support.client import Client
+from tests.support.database import new_database
 from tests.support.server import environment, failed_start, running_server
 
 
@@ -50,7 +52,11 @@ def test_another_account_cannot_open_the_socket_even_in_an_open_directory(
     stack: LocalStack, folder: Path, tmp_path: Path
 ) -> None:
     folder.chmod(0o755)
-    settings = {"mtls_mode": "sidecar", "listen": f"unix:{folder}/s"}
+    settings = {
+        "mtls_mode": "sidecar",
+        "listen": f"unix:{folder}/s",
+        "key_encryption_key_file": str(stack._key_file()),
+    }
     with running_server(tmp_path, stack.certificates, stack.postgres.url, **settings):
         assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o600
         assert _connect(folder / "s", "") == ""
@@ -86,7 +92,10 @@ def test_a_socket_is_not_put_where_others_could_replace_it(stack: LocalStack, fo
 def test_a_second_server_on_a_port_or_socket_says_so_and_leaves_the_first_alone(
     stack: LocalStack, agent: Client, tmp_path: Path
 ) -> None:
-    with running_server(tmp_path, stack.certificates, stack.postgres.url) as first:
+    key_file = str(stack._key_file())
+    with running_server(
+        tmp_path, stack.certificates, stack.postgres.url, key_encryption_key_file=key_file
+    ) as first:
         in_use = "it is in use, or not an address of this machine"
         said = f"oars: cannot listen on {first.address}: {in_use}"
         code, output = failed_start(serving(stack, listen=first.address))
@@ -107,7 +116,11 @@ def test_a_second_server_on_a_port_or_socket_says_so_and_leaves_the_first_alone(
 def test_a_server_that_was_killed_does_not_keep_its_successor_from_the_socket(
     stack: LocalStack, folder: Path, tmp_path: Path
 ) -> None:
-    settings = {"mtls_mode": "sidecar", "listen": f"unix:{folder}/s"}
+    settings = {
+        "mtls_mode": "sidecar",
+        "listen": f"unix:{folder}/s",
+        "key_encryption_key_file": str(stack._key_file()),
+    }
     first = running_server(tmp_path, stack.certificates, stack.postgres.url, **settings)
     with first as killed:
         killed.process.kill()
@@ -115,6 +128,26 @@ def test_a_server_that_was_killed_does_not_keep_its_successor_from_the_socket(
         assert (folder / "s").is_socket()
     with running_server(tmp_path, stack.certificates, stack.postgres.url, **settings):
         pass
+
+
+def test_a_server_does_not_start_under_another_key_encryption_key(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    another = tmp_path / "another-key"
+    another.write_bytes(base64.b64encode(bytes(32)))
+    code, output = failed_start(serving(stack, key_encryption_key_file=str(another)))
+    assert code == 2
+    assert len(output.splitlines()) == 1
+    assert output.startswith("oars: signing key ")
+    assert "does not decrypt: is OARS_KEY_ENCRYPTION_KEY_FILE the file" in output
+    # Where nothing is encrypted yet, any key is right.
+    with (
+        new_database(stack.postgres.url) as url,
+        running_server(
+            tmp_path, stack.certificates, url, key_encryption_key_file=str(another)
+        ) as server,
+    ):
+        assert server.process.poll() is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Who gets in and as whom: the server's own mutual TLS, and the same identities behind Envoy."""
 
+import shutil
 import socket
 import ssl
 import time
@@ -25,7 +26,15 @@ from oars_grpc.local.bundle import load_script
 from oars_grpc.local.stack import LocalStack
 from tests.support.client import Client, action_body, client_for
 from tests.support.identities import add_identity, issue
-from tests.support.server import Refusal, Server, read_refusal, running_server
+from tests.support.server import (
+    Refusal,
+    Server,
+    environment,
+    failed_start,
+    read_refusal,
+    running_server,
+    wait_for,
+)
 
 HEADER = "x-forwarded-client-cert"
 # RFC 9113 section 3.4: the fixed octets, then an empty SETTINGS frame.
@@ -125,11 +134,13 @@ def edge(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Edge(server, stack)
 
 
-def alert(edge: Edge, way: str, name: str) -> str | None:
+def alert(edge: Edge, way: str, name: str, *, verified: bool = True) -> str | None:
     """How the server refused a handshake; None if it answered HTTP/2, empty if it just closed."""
     certificates = edge.stack.certificates
     context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
     context.set_alpn_protocols(["h2"])
+    if not verified:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if name:
         context.load_cert_chain(certificates / f"{name}.pem", certificates / f"{name}.key")
     try:
@@ -350,6 +361,65 @@ def test_reflection_needs_an_identity_and_health_does_not(edge: Edge) -> None:
         health = health_pb2_grpc.HealthStub(channel)
         answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("file", ["server.pem", "ca.pem"])
+@pytest.mark.parametrize("damage", ["cut off", "not base64", "not DER"])
+def test_every_certificate_of_a_file_is_checked_before_it_is_used(
+    edge: Edge, tmp_path: Path, file: str, damage: str
+) -> None:
+    files = Path(shutil.copytree(edge.stack.certificates, tmp_path / "files"))
+    good = (files / "ca.pem").read_bytes()
+    bad = {
+        "cut off": good[:200],
+        "not base64": good.replace(b"MII", b"!!!", 1),
+        "not DER": good.replace(b"MII", b"AAA", 1),
+    }[damage]
+    (files / file).write_bytes((files / file).read_bytes() + bad)
+    settings = environment(
+        tmp_path, files, database_url=edge.stack.postgres.url, metrics_listen="off"
+    )
+    code, output = failed_start(settings)
+    assert code == 2
+    assert output.startswith(f"oars: TLS files: {files / file}: ")
+    assert len(output.splitlines()) == 1
+
+
+def test_a_damaged_second_authority_keeps_the_old_file_and_an_expired_certificate_is_told(
+    edge: Edge, tmp_path: Path
+) -> None:
+    files = Path(shutil.copytree(edge.stack.certificates, tmp_path / "files"))
+    generator = load_script("certs-dev/generate.py")
+    now = datetime.now(UTC)
+    expired = generator.CertificateAuthority.load(files).issue(
+        "server",
+        dns=["localhost"],
+        server=True,
+        not_before=now - timedelta(days=2),
+        not_after=now - timedelta(minutes=1),
+    )
+    (files / "server.pem").write_bytes(expired.pem)
+    (files / "server.key").write_bytes(expired.key_pem)
+    authorities = (files / "ca.pem").read_bytes()
+    next_authority = generator.CertificateAuthority.create("The next CA").pem
+    with running_server(
+        tmp_path,
+        files,
+        edge.stack.postgres.url,
+        key_encryption_key_file=str(edge.stack._key_file()),
+    ) as server:
+
+        def told(event: str) -> list[dict[str, Any]]:
+            alert(Edge(server, edge.stack), "direct", "agent", verified=False)
+            return [line for line in server.log() if line["event"].startswith(event)]
+
+        (warning,) = told("a certificate has expired")
+        assert (warning["level"], warning["file"]) == ("warning", str(files / "server.pem"))
+        (files / "ca.pem").write_bytes(authorities + next_authority[:-40])
+        wait_for(lambda: bool(told("certificates not reloaded")), "the damaged file is refused")
+        assert told("certificates reloaded") == []
+        (files / "ca.pem").write_bytes(authorities + next_authority)
+        wait_for(lambda: len(told("certificates reloaded")) == 1, "the whole file is taken")
 
 
 def test_agents_do_not_find_actions_of_another_tenant(

@@ -94,7 +94,10 @@ def replace(path: Path, content: bytes) -> None:
 def reloading(stack: LocalStack, tmp_path: Path) -> Iterator[Reloading]:
     files = generator.generate(tmp_path / "files")
     clients = Path(shutil.copytree(files, tmp_path / "clients"))
-    with running_server(tmp_path / "server", files, stack.postgres.url) as server:
+    key_file = str(stack._key_file())
+    with running_server(
+        tmp_path / "server", files, stack.postgres.url, key_encryption_key_file=key_file
+    ) as server:
         yield Reloading(server, files, clients)
 
 

@@ -15,6 +15,7 @@ from oars_grpc.core.action import ActionContext, ActionRequest, Resource
 from oars_grpc.core.evaluation import Evaluation, evaluate
 from oars_grpc.core.facts import Facts, action_facts
 from oars_grpc.core.identity import Principal, Role
+from oars_grpc.core.operation_class import OperationClass
 from oars_grpc.core.policy import (
     CombiningAlgorithm,
     Effect,
@@ -24,7 +25,7 @@ from oars_grpc.core.policy import (
     TimeWindowUtc,
 )
 from oars_grpc.core.policy_document import validate_document
-from oars_grpc.core.risk import OperationClass, RiskAssessment, RiskTier
+from oars_grpc.core.risk import RiskAssessment, RiskTier
 
 STRICTEST_FIRST = [Effect.DENY, Effect.QUARANTINE, Effect.APPROVE, Effect.ALLOW]
 NAMES = ("a", "b")

@@ -69,11 +69,22 @@ def create_tenant(engine: Engine, tenant_id: str) -> None:
     PostgresRegistryStore(engine).run(tenant_id, work)
 
 
+def publish_policy(engine: Engine, tenant_id: str) -> None:
+    """Publish another policy."""
+
+    def work(registry: Registry) -> None:
+        registry.lock_tenant(tenant_id)
+        policy = registry.insert_policy(make_policy(tenant_id))
+        registry.publish(tenant_id, policy.policy_id, "spiffe://example/admin", NOW)
+
+    PostgresRegistryStore(engine).run(tenant_id, work)
+
+
 def check_ledger(url: str) -> int:
     """Check everything that is stored, as the owner sees it; how many receipts there are.
 
-    Indices without gaps, chains without breaks, hashes that are those of the payloads, and no
-    action, outcome, receipt or payload without the others.
+    Indices without gaps, chains without breaks, hashes that are those of the payloads, no action,
+    outcome, receipt or payload without the others, and heads that know the latest publication.
     """
     receipts = 0
     with psycopg.connect(url) as connection:
@@ -93,6 +104,11 @@ def check_ledger(url: str) -> int:
             " DISTINCT FROM (SELECT (sequence, receipt_digest) FROM receipt AS r WHERE"
             " r.tenant_id = a.tenant_id AND r.action_id = a.action_id"
             " ORDER BY sequence DESC LIMIT 1)"
+        ).fetchall()
+        assert broken == []
+        broken = connection.execute(
+            "SELECT tenant_id FROM log_head AS h WHERE publication IS DISTINCT FROM"
+            " (SELECT max(sequence) FROM policy_publication AS p WHERE p.tenant_id = h.tenant_id)"
         ).fetchall()
         assert broken == []
     return receipts

@@ -151,12 +151,14 @@ def make_outcome(
 def make_change(
     tenant_id: str = TENANT,
     *,
+    request: ActionRequest | None = None,
     receipts: int = 2,
     outcome: StoredOutcome | None = None,
+    expected_publication: int | None = None,
     **changes: Any,
 ) -> Change:
     """A submitted action with its chain of receipts: `action.requested`, then its state's."""
-    action = make_action(make_request(tenant_id), **changes)
+    action = make_action(request or make_request(tenant_id), **changes)
     written: list[Receipt] = []
     decision = make_decision(action.request)
     for number in range(receipts):
@@ -164,7 +166,19 @@ def make_change(
         detail = {"decision": decision_to_json(decision)} if number == 1 else None
         action, receipt = append_receipt(action, type_, detail)
         written.append(receipt)
-    return Change(StoredAction(action, decision), 0, tuple(written), outcome=outcome)
+    return Change(
+        StoredAction(action, decision),
+        0,
+        tuple(written),
+        outcome=outcome,
+        expected_publication=expected_publication,
+    )
+
+
+def as_read(stored: StoredAction) -> StoredAction:
+    """A stored action as it is read back: without its input."""
+    request = replace(stored.action.request, input=None)
+    return replace(stored, action=replace(stored.action, request=request))
 
 
 def make_next_change(

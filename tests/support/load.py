@@ -94,7 +94,7 @@ class Load:
 
     def _retry_unknown(self, rest: httpx.Client) -> None:
         for key in self.unknown:
-            answer = _post(rest, key)
+            answer = _post_patiently(rest, key)
             assert answer.is_success, answer.text
             self.acknowledged[key] = answer.content
         self.unknown.clear()
@@ -119,6 +119,16 @@ def _post(rest: httpx.Client, key: str) -> httpx.Response:
     return rest.post(
         "/v1/actions", json=action_body(resource=resource), headers={"idempotency-key": key}
     )
+
+
+def _post_patiently(rest: httpx.Client, key: str, seconds: float = 30) -> httpx.Response:
+    """As a client would: the sidecar may take a moment to believe in the server again."""
+    ends = time.monotonic() + seconds
+    while True:
+        answer = _post(rest, key)
+        if answer.status_code not in UNAVAILABLE or time.monotonic() > ends:
+            return answer
+        time.sleep(0.1)
 
 
 def _outcomes(url: str) -> dict[str, str]:

@@ -86,6 +86,7 @@ def environment(directory: Path, certificates: Path, **settings: str) -> dict[st
         "OARS_TRUSTED_IDENTITIES_FILE": str(certificates / "trusted-identities.json"),
         "OARS_KEY_ENCRYPTION_KEY_FILE": str(key_file),
         "OARS_METRICS_LISTEN": "127.0.0.1:0",
+        "OARS_LAME_DUCK_SECONDS": "0",
     }
     return found | {f"OARS_{name.upper()}": value for name, value in settings.items()}
 

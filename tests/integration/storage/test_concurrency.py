@@ -3,17 +3,34 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from threading import Barrier, Event
 
 import psycopg
 from sqlalchemy import Engine
 
 from oars_grpc.core.action import ActionState
-from oars_grpc.core.stored import Change, CommitResult, Committed, Replayed, Superseded
+from oars_grpc.core.ports import Registry
+from oars_grpc.core.stored import (
+    Change,
+    CommitResult,
+    Committed,
+    ReceiptFilter,
+    Replayed,
+    Superseded,
+)
 from oars_grpc.storage.ledger import PostgresLedger
-from tests.support.database import check_ledger, opened
-from tests.support.factories import make_change, make_next_change, make_outcome
+from oars_grpc.storage.receipts import PostgresReceiptStore
+from oars_grpc.storage.registry import PostgresRegistryStore
+from tests.support.database import check_ledger, opened, publish_policy
+from tests.support.factories import (
+    NOW,
+    make_change,
+    make_next_change,
+    make_outcome,
+    make_policy,
+)
 
 TENANTS = ("acme", "globex")
 
@@ -87,6 +104,19 @@ def test_fifty_calls_under_one_key_have_one_outcome(database_url: str) -> None:
     assert check_ledger(database_url) == 2
 
 
+def _wait_for_waiting(observer: psycopg.Connection, count: int) -> None:
+    """Until so many sessions of the database wait for locks."""
+    for _ in range(1000):
+        waiting = observer.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ).fetchone()
+        if waiting == (count,):
+            return
+        time.sleep(0.01)
+    raise AssertionError("nothing was held up")
+
+
 def _hold_up(url: str, statement: str, batches: Sequence[Sequence[Change]]) -> list[CommitResult]:
     """Commit two batches at once, held up by a session that has executed the statement.
 
@@ -97,16 +127,7 @@ def _hold_up(url: str, statement: str, batches: Sequence[Sequence[Change]]) -> l
         with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as observer:
             holder.execute(statement.encode())
             futures = [pool.submit(ledger.commit, batch) for batch in batches]
-            for _ in range(1000):
-                waiting = observer.execute(
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                ).fetchone()
-                if waiting == (2,):
-                    break
-                time.sleep(0.01)
-            else:
-                raise AssertionError("the commits were not held up")
+            _wait_for_waiting(observer, 2)
             holder.rollback()
         return [result for future in futures for result in future.result(30)]
 
@@ -139,6 +160,128 @@ def test_actions_in_crossing_order_do_not_deadlock(database_url: str, engine: En
     assert Counter(map(type, results)) == {Committed: 3, Superseded: 3}
     assert _deadlocks(database_url) == 0
     assert check_ledger(database_url) == 9
+
+
+def test_a_batch_locks_all_its_actions_before_any_head(database_url: str, engine: Engine) -> None:
+    created = make_change()
+    PostgresLedger(engine).commit([created])
+    engine.dispose()
+    outcome = make_outcome()
+    batches = [
+        # The second meets the key of the first, and is settled in a round of its own.
+        [make_change(outcome=outcome), make_next_change(created.stored, outcome=outcome)],
+        [make_next_change(created.stored)],
+    ]
+    results = _hold_up(database_url, "SELECT FROM log_head FOR UPDATE", batches)
+    assert results == [Committed(), Replayed(outcome), Committed()]
+    assert _deadlocks(database_url) == 0
+    assert check_ledger(database_url) == 5
+
+
+def test_a_commit_that_waits_for_a_publication_is_superseded_by_it(
+    engine: Engine, database_url: str
+) -> None:
+    ledger = PostgresLedger(engine)
+    outcome = make_outcome()
+    decided = make_change(
+        outcome=outcome, expected_publication=ledger.basis("acme", None).publication
+    )
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(database_url, autocommit=True) as observer,
+    ):
+
+        def publish(registry: Registry) -> Future[Sequence[CommitResult]]:
+            registry.lock_tenant("acme")
+            policy = registry.insert_policy(make_policy())
+            registry.publish("acme", policy.policy_id, "bob", NOW)
+            commit = pool.submit(ledger.commit, [decided])
+            _wait_for_waiting(observer, 1)
+            return commit
+
+        commit = PostgresRegistryStore(engine).run("acme", publish)
+        assert commit.result(30) == [Superseded()]
+    assert ledger.basis("acme", outcome.scope).outcome is None
+    again = replace(decided, expected_publication=2)
+    assert ledger.commit([again]) == [Committed()]
+    assert check_ledger(database_url) == 2
+
+
+class _Race:
+    """Decisions and publications of two tenants at once."""
+
+    def __init__(self, url: str) -> None:
+        # What had committed when a publication was answered: the size of the tenant's log then.
+        self.answered: dict[tuple[str, int], int] = {}
+        self.decided: list[tuple[str, int, str]] = []
+        self.results: list[CommitResult] = []
+        self.over = Event()
+        self._url = url
+
+    def decide(self, engine: Engine, number: int) -> None:
+        """Decide and commit until the race is over, also on a basis that has grown old."""
+        ledger = PostgresLedger(engine)
+        # Tenants in both orders: heads are locked in one order all the same.
+        order = TENANTS if number % 2 else TENANTS[::-1]
+        try:
+            while not self.over.is_set():
+                bases = [ledger.basis(tenant_id, None).publication for tenant_id in order]
+                for _ in range(3):
+                    self._commit(ledger, list(zip(order, bases, strict=True)))
+        finally:
+            self.over.set()  # nobody waits for one that has failed
+
+    def _commit(self, ledger: PostgresLedger, decisions: Sequence[tuple[str, int]]) -> None:
+        batch = [make_change(tenant_id, expected_publication=n) for tenant_id, n in decisions]
+        results = ledger.commit(batch)
+        self.results += results
+        for decision, change, result in zip(decisions, batch, results, strict=True):
+            if result == Committed():
+                self.decided.append((*decision, change.stored.action.action_id))
+
+    def publish(self, engine: Engine, tenant_id: str) -> None:
+        """Publish several times, and let some decisions commit after each."""
+        for publication in range(2, 10):
+            publish_policy(engine, tenant_id)
+            with psycopg.connect(self._url) as observer:
+                row = observer.execute(
+                    "SELECT size FROM log_head WHERE tenant_id = %s", (tenant_id,)
+                ).fetchone()
+            assert row is not None
+            self.answered[tenant_id, publication] = row[0]
+            seen = len(self.results)
+            while len(self.results) < seen + 16 and not self.over.is_set():
+                time.sleep(0.001)
+
+
+def test_once_a_publication_is_answered_nothing_commits_under_an_earlier_one(
+    database_url: str,
+) -> None:
+    race = _Race(database_url)
+    with opened(database_url, pool_size=8) as engine:
+        with ThreadPoolExecutor(4) as pool, ThreadPoolExecutor(2) as publishers:
+            deciding = [pool.submit(race.decide, engine, number) for number in range(4)]
+            publishing = [publishers.submit(race.publish, engine, one) for one in TENANTS]
+            wait(publishing, 60)
+            race.over.set()
+            for future in (*publishing, *deciding):
+                future.result(30)
+        receipts = PostgresReceiptStore(engine)
+        last_leaf = {
+            (tenant_id, entry.receipt.action_id): entry.leaf_index
+            for tenant_id in TENANTS
+            for entry in receipts.list_receipts(tenant_id, ReceiptFilter(), -1, 100_000)
+        }
+    assert {type(result) for result in race.results} == {Committed, Superseded}
+    late = [
+        action_id
+        for tenant_id, publication, action_id in race.decided
+        if last_leaf[tenant_id, action_id]
+        >= race.answered.get((tenant_id, publication + 1), 100_000)
+    ]
+    assert late == []
+    assert _deadlocks(database_url) == 0
+    assert check_ledger(database_url) == 2 * len(race.decided)
 
 
 def test_of_racing_transitions_one_wins(engine: Engine, database_url: str) -> None:

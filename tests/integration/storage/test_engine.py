@@ -5,7 +5,7 @@ import time
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.exc import DataError, ProgrammingError
 
 from oars_grpc.errors import ConfigurationError, OarsError, ResourceExhausted, Unavailable
@@ -33,6 +33,20 @@ def test_connections_act_as_the_application_with_its_settings(engine: Engine) ->
             " current_setting('transaction_isolation'), current_setting('search_path')"
         ).one()
     assert tuple(row) == ("oars_app", "UTC", "oars-test", "on", "10s", "read committed", "public")
+
+
+@pytest.mark.parametrize("scope", ["DATABASE {}", "ROLE postgres IN DATABASE {}"])
+def test_a_default_of_the_database_or_role_does_not_make_commits_less_durable(
+    database_url: str, scope: str
+) -> None:
+    scope = scope.format(make_url(database_url).database)
+    execute(database_url, f"ALTER {scope} SET synchronous_commit = off")
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("off",)
+    with opened(database_url) as engine, engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+        connection.exec_driver_sql("RESET synchronous_commit")
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
 
 
 def test_reset_role_does_not_lead_back_to_the_owner(engine: Engine) -> None:

@@ -21,9 +21,15 @@ from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.schema import migrate
 from oars_grpc.storage.upkeep import PostgresUpkeepStore
 from tests.support.database import check_ledger, create_tenant, execute, opened
-from tests.support.factories import make_approval, make_change, make_next_change, make_outcome
+from tests.support.factories import (
+    as_read,
+    make_approval,
+    make_change,
+    make_next_change,
+    make_outcome,
+)
 
-# set_config, actions, approvals, keys, heads, growth, action, input, update, approval, receipts,
+# set_config, actions, approvals, heads, keys, growth, action, input, update, approval, receipts,
 # payloads: what the batch below executes before COMMIT.
 STATEMENTS = 12
 
@@ -91,7 +97,7 @@ def test_a_connection_killed_before_a_statement_leaves_nothing_behind(
     assert check_ledger(database_url) == 2
     assert batch[0].outcome is not None
     assert ledger.basis("acme", batch[0].outcome.scope).outcome is None
-    assert ledger.find_action(["acme"], created.stored.action.action_id) == created.stored
+    assert ledger.find_action(["acme"], created.stored.action.action_id) == as_read(created.stored)
     assert ledger.commit(batch) == [Committed(), Committed()]
     assert check_ledger(database_url) == 5
 

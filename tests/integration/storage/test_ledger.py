@@ -1,14 +1,17 @@
 """The ledger's commits and reads."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import Engine
 
 from oars_grpc.core.action import ActionState
 from oars_grpc.core.approval import ApprovalDecision, ApprovalState, Verdict
 from oars_grpc.core.call import StoredOutcome
+from oars_grpc.core.canonical import canonical_json, sha256_hex
 from oars_grpc.core.ports import Ledger
 from oars_grpc.core.stored import (
     ActionFilter,
@@ -17,18 +20,22 @@ from oars_grpc.core.stored import (
     Committed,
     ReceiptFilter,
     Replayed,
+    StoredAction,
     Superseded,
 )
 from oars_grpc.errors import FailedPrecondition, NotFound
 from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.receipts import PostgresReceiptStore
 from oars_grpc.storage.registry import PostgresRegistryStore
+from tests.support.database import check_ledger, publish_policy
 from tests.support.factories import (
     NOW,
+    as_read,
     make_approval,
     make_change,
     make_next_change,
     make_outcome,
+    make_request,
     make_stored_key,
     make_tenant,
 )
@@ -46,7 +53,60 @@ def _with_approval(change: Change) -> Change:
 def test_a_created_action_reads_back_as_it_was(ledger: PostgresLedger) -> None:
     change = make_change()
     assert ledger.commit([change]) == [Committed()]
-    assert ledger.find_action(["acme"], change.stored.action.action_id) == change.stored
+    assert ledger.find_action(["acme"], change.stored.action.action_id) == as_read(change.stored)
+
+
+def test_an_input_is_kept_in_its_canonical_bytes_and_not_read_with_the_action(
+    ledger: PostgresLedger, database_url: str
+) -> None:
+    value = {"b": 1e20, "a": "Größe", "deep": [{"x": None}, 0.1]}
+    change = make_change(request=make_request(input=value))
+    ledger.commit([change])
+    ledger.commit([make_next_change(as_read(change.stored))])
+    found = ledger.find_action(["acme"], change.stored.action.action_id)
+    assert found is not None
+    assert found.action.request.input is None
+    assert [one.action.request.input for one in _list(ledger)] == [None]
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute("SELECT action_id, input FROM action_body").fetchall()
+    assert rows == [(found.action.action_id, canonical_json(value))]
+    assert found.action.input_digest == sha256_hex(rows[0][1])
+
+
+def test_an_action_is_not_created_without_its_input(ledger: PostgresLedger) -> None:
+    change = make_change()
+    unread = replace(change, stored=as_read(change.stored))
+    with pytest.raises(ValueError, match="not read"):
+        ledger.commit([unread])
+    assert _list(ledger) == []
+
+
+def test_a_decision_commits_only_under_the_publication_it_rests_on(
+    ledger: PostgresLedger, engine: Engine, database_url: str
+) -> None:
+    before = ledger.basis("acme", None)
+    assert before.publication == 1
+    decided = make_change(outcome=make_outcome(), expected_publication=1)
+    assert ledger.commit([decided]) == [Committed()]
+    publish_policy(engine, "acme")
+    now = ledger.basis("acme", None)
+    assert (now.publication, now.policy.version) == (2, 2)
+    late = make_change(outcome=make_outcome(key="late"), expected_publication=1)
+    results = ledger.commit(
+        [
+            late,
+            make_change("globex", expected_publication=1),
+            make_change(),
+            make_change(outcome=decided.outcome, expected_publication=1),
+        ]
+    )
+    assert results == [Superseded(), Committed(), Committed(), Replayed(_outcome(decided))]
+    # The refused change has not claimed its key: decided again, it commits under it.
+    assert ledger.basis("acme", _outcome(late).scope).outcome is None
+    assert ledger.find_action(["acme"], late.stored.action.action_id) is None
+    assert ledger.commit([replace(late, expected_publication=2)]) == [Committed()]
+    assert ledger.commit([make_change(expected_publication=3)]) == [Superseded()]
+    assert check_ledger(database_url) == 8
 
 
 def test_a_transition_changes_the_action_and_adds_its_receipt(
@@ -57,7 +117,7 @@ def test_a_transition_changes_the_action_and_adds_its_receipt(
     change = make_next_change(created.stored, output_digest="d" * 64, expires_at=None)
     assert ledger.commit([change]) == [Committed()]
     action_id = created.stored.action.action_id
-    assert ledger.find_action(["acme"], action_id) == change.stored
+    assert ledger.find_action(["acme"], action_id) == as_read(change.stored)
     found = PostgresReceiptStore(engine).find_in_chain("acme", action_id, 3)
     assert found is not None
     assert found.receipt == change.receipts[0]
@@ -70,7 +130,7 @@ def test_a_stale_version_writes_nothing(ledger: PostgresLedger, engine: Engine) 
     second = make_next_change(created.stored, ActionState.FAILED, outcome=make_outcome())
     assert ledger.commit([first]) == [Committed()]
     assert ledger.commit([second]) == [Superseded()]
-    assert ledger.find_action(["acme"], created.stored.action.action_id) == first.stored
+    assert ledger.find_action(["acme"], created.stored.action.action_id) == as_read(first.stored)
     assert second.outcome is not None
     assert ledger.basis("acme", second.outcome.scope).outcome is None
     assert len(PostgresReceiptStore(engine).list_receipts("acme", ReceiptFilter(), -1, 10)) == 3
@@ -148,7 +208,9 @@ def test_within_a_batch_an_action_may_be_created_and_then_changed(ledger: Postgr
     created = make_change()
     following = make_next_change(created.stored)
     assert ledger.commit([created, following]) == [Committed(), Committed()]
-    assert ledger.find_action(["acme"], created.stored.action.action_id) == following.stored
+    assert ledger.find_action(["acme"], created.stored.action.action_id) == as_read(
+        following.stored
+    )
 
 
 def test_an_approval_is_opened_decided_and_kept_from_a_second_decision(
@@ -174,7 +236,7 @@ def test_an_approval_is_opened_decided_and_kept_from_a_second_decision(
     assert ledger.find_approval(["acme"], approval.approval_id) == decided
     stale = replace(make_next_change(change.stored), approval=decided, expected_approval_version=1)
     assert ledger.commit([stale]) == [Superseded()]
-    assert ledger.find_action(["acme"], created.stored.action.action_id) == change.stored
+    assert ledger.find_action(["acme"], created.stored.action.action_id) == as_read(change.stored)
 
 
 def test_what_belongs_to_another_tenant_is_not_found(
@@ -203,7 +265,7 @@ def test_lists_filter_and_page_from_the_newest(ledger: PostgresLedger) -> None:
         for state in (ActionState.APPROVAL_REQUIRED, ActionState.DENIED, ActionState.DENIED)
     ]
     ledger.commit(changes)
-    stored = [change.stored for change in reversed(changes)]
+    stored = [as_read(change.stored) for change in reversed(changes)]
     assert ledger.list_actions("acme", ActionFilter(), "", 10) == stored
     assert ledger.list_actions("acme", ActionFilter(), stored[0].action.action_id, 1) == [stored[1]]
     assert ledger.list_actions("acme", ActionFilter(ActionState.DENIED), "", 10) == stored[:2]
@@ -273,6 +335,10 @@ def test_times_keep_their_microseconds_and_utc(ledger: PostgresLedger) -> None:
     assert found is not None
     assert found.action.expires_at == moment
     assert str(found.action.created_at) == "2026-03-01 12:00:00.123456+00:00"
+
+
+def _list(ledger: PostgresLedger) -> Sequence[StoredAction]:
+    return ledger.list_actions("acme", ActionFilter(), "", 100)
 
 
 def _outcome(change: Change) -> StoredOutcome:

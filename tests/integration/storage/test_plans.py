@@ -5,7 +5,7 @@ import time
 import psycopg
 
 from oars_grpc.core.action import ActionState
-from oars_grpc.core.stored import ActionFilter, ApprovalFilter, ReceiptFilter
+from oars_grpc.core.stored import ActionFilter, ApprovalFilter, DueAction, ReceiptFilter
 from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.receipts import PostgresReceiptStore
 from oars_grpc.storage.registry import PostgresRegistryStore
@@ -37,7 +37,7 @@ def test_no_statement_reads_a_whole_table(database_url: str) -> None:
             receipts.list_keys("acme")
             registry.list_tenants(None, "", 5)
             registry.list_policies("acme", 0, 5)
-            upkeep.due_actions(NOW, 5)
+            upkeep.due_actions(NOW, DueAction("acme", action_id, NOW), 5)
             upkeep.purge_outcomes(NOW, 5)
     after = _scans(database_url)
     assert {name for name in after if after[name] != before[name]} == set()

@@ -5,7 +5,7 @@ from datetime import timedelta
 from threading import Barrier, Thread
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from oars_grpc.core.call import StoredOutcome
 from oars_grpc.core.keys import KeyState
@@ -18,7 +18,7 @@ from oars_grpc.errors import NotFound
 from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.receipts import PostgresReceiptStore
 from oars_grpc.storage.registry import PostgresRegistry, PostgresRegistryStore
-from tests.support.database import execute
+from tests.support.database import check_ledger, execute
 from tests.support.factories import (
     NOW,
     make_outcome,
@@ -68,6 +68,8 @@ def test_a_registry_transaction_reaches_its_own_tenant_only(store: PostgresRegis
         store.run("acme", lambda registry: registry.insert_policy(make_policy("globex")))
     with pytest.raises(NotFound):
         store.run("acme", lambda registry: registry.update_key(make_stored_key("globex").trusted))
+    with pytest.raises(NotFound):
+        store.run("acme", lambda registry: registry.publish("globex", "pol_x", "bob", NOW))
 
 
 def test_tenants_are_listed_by_id(store: PostgresRegistryStore) -> None:
@@ -138,7 +140,8 @@ def test_policies_are_numbered_published_and_superseded(store: PostgresRegistryS
         (2, "published"),
         (1, "superseded"),
     ]
-    assert store.list_policies("acme", 3, 1) == [replace(first, state=PolicyState.PUBLISHED)]
+    published = replace(first, state=PolicyState.PUBLISHED, document=None)
+    assert store.list_policies("acme", 3, 1) == [published]
     assert [p.version for p in store.list_policies("globex", 0, 10)] == [1]
     assert store.list_policies("*", 0, 10) == []
 
@@ -148,14 +151,16 @@ def test_a_document_that_does_not_have_its_digest_is_not_used(
 ) -> None:
     execute(
         database_url,
-        "ALTER TABLE policy DISABLE TRIGGER append_only",
+        "ALTER TABLE policy DISABLE TRIGGER no_update",
         "UPDATE policy SET digest = repeat('0', 64) WHERE tenant_id = 'acme'",
     )
     with pytest.raises(RuntimeError, match="digest"):
         PostgresLedger(engine).basis("acme", None)
 
 
-def test_versions_given_out_at_once_have_no_gaps(store: PostgresRegistryStore) -> None:
+def test_versions_given_out_at_once_have_no_gaps(
+    store: PostgresRegistryStore, engine: Engine, database_url: str
+) -> None:
     barrier = Barrier(6)
 
     def publish(policy_id: str) -> None:
@@ -165,7 +170,7 @@ def test_versions_given_out_at_once_have_no_gaps(store: PostgresRegistryStore) -
         barrier.wait(10)
         for _ in range(3):
             policy = store.run("acme", lambda registry: registry.insert_policy(make_policy()))
-            # Without the tenant's lock: the sequence collides, and the transaction runs again.
+            # Without the tenant's lock: the head of its log gives the sequences out.
             publish(policy.policy_id)
 
     threads = [Thread(target=work) for _ in range(6)]
@@ -177,6 +182,19 @@ def test_versions_given_out_at_once_have_no_gaps(store: PostgresRegistryStore) -
     assert versions == list(range(19, 0, -1))
     published = store.run("acme", lambda registry: registry.publications("acme", 100))
     assert len(published) == len(set(published)) == 19
+    assert PostgresLedger(engine).basis("acme", None).publication == 19
+    check_ledger(database_url)
+
+
+def test_lists_of_policies_read_no_documents(store: PostgresRegistryStore, engine: Engine) -> None:
+    statements: list[str] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    assert [policy.document for policy in store.list_policies("acme", 0, 10)] == [None]
+    assert [statement for statement in statements if "document" in statement] == []
 
 
 def test_an_error_of_the_work_rolls_everything_back(store: PostgresRegistryStore) -> None:

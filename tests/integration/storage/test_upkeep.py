@@ -47,13 +47,40 @@ def test_actions_of_all_tenants_fall_due_at_their_time_in_the_states_that_wait(
     never = make_change(expires_at=None)
     ledger.commit([*due, *others, later, never])
     expected = [
-        DueAction(change.stored.action.request.tenant_id, change.stored.action.action_id)
-        for change in due
+        DueAction(
+            change.stored.action.request.tenant_id,
+            change.stored.action.action_id,
+            NOW + timedelta(seconds=place),
+        )
+        for place, change in enumerate(due)
     ]
-    assert upkeep.due_actions(NOW - timedelta(seconds=1), 100) == []
-    assert upkeep.due_actions(NOW, 100) == expected[:1]
-    assert upkeep.due_actions(NOW + timedelta(hours=1), 100) == expected
-    assert upkeep.due_actions(NOW + timedelta(hours=1), 2) == expected[:2]
+    assert upkeep.due_actions(NOW - timedelta(seconds=1), None, 100) == []
+    assert upkeep.due_actions(NOW, None, 100) == expected[:1]
+    assert upkeep.due_actions(NOW + timedelta(hours=1), None, 100) == expected
+    assert upkeep.due_actions(NOW + timedelta(hours=1), None, 2) == expected[:2]
+    assert upkeep.due_actions(NOW + timedelta(hours=1), expected[1], 3) == expected[2:5]
+    assert upkeep.due_actions(NOW, expected[0], 3) == []
+    assert str(upkeep.due_actions(NOW, None, 1)[0].expires_at).endswith("+00:00")
+
+
+def test_pages_of_due_actions_meet_each_once_also_where_they_expire_together(
+    ledger: PostgresLedger, upkeep: PostgresUpkeepStore
+) -> None:
+    changes = [
+        make_change(tenant_id, expires_at=NOW + timedelta(seconds=number % 2))
+        for number in range(6)
+        for tenant_id in ("globex", "acme")
+    ]
+    ledger.commit(changes)
+    found: list[DueAction] = []
+    while page := upkeep.due_actions(NOW + timedelta(seconds=1), found[-1] if found else None, 5):
+        found += page
+    ordered = sorted(
+        (action.expires_at, action.request.tenant_id, action.action_id)
+        for action in (change.stored.action for change in changes)
+        if action.expires_at is not None
+    )
+    assert [(due.expires_at, due.tenant_id, due.action_id) for due in found] == ordered
 
 
 def test_only_expired_outcomes_are_forgotten_and_their_keys_are_free_again(

@@ -91,9 +91,9 @@ def test_a_receipt_without_its_predecessor_says_that_the_chain_is_unchecked(
 
 
 def test_a_person_reads_a_table(run: VerifyCommand) -> None:
-    result = run(receipt_json(CHAIN[0]), receipt_json(CHAIN[2]))
+    result = run(receipt_json(CHAIN[1]), receipt_json(CHAIN[2]))
     assert result.exit_code == 0
-    for text in ("action.requested", "action.executed", CHAIN[0].receipt_id, "not checked"):
+    for text in ("action.approved", "action.executed", CHAIN[1].receipt_id, "not checked"):
         assert text in result.stdout
     assert result.stdout.count("valid") == 2
 
@@ -137,7 +137,32 @@ def test_one_bad_receipt_among_good_ones_ends_with_one(run: VerifyCommand) -> No
         [receipt_json(CHAIN[0]), tampered(CHAIN[1], payload=PAYLOAD), receipt_json(CHAIN[2])]
     )
     assert code == 1
-    assert [verdict["valid"] for verdict in verdicts] == [True, False, True]
+    # The third has lost the one before it: what was given in its place is no receipt.
+    assert [verdict["valid"] for verdict in verdicts] == [True, False, False]
+    assert verdicts[2]["errors"] == ["chain: receipt 2 of the chain is missing"]
+
+
+def test_a_receipt_missing_between_others_is_found(run: VerifyCommand) -> None:
+    code, verdicts = run.verdicts(receipt_json(CHAIN[0]), receipt_json(CHAIN[2]))
+    assert code == 1
+    assert [verdict["valid"] for verdict in verdicts] == [True, False]
+    assert verdicts[1]["errors"] == ["chain: receipt 2 of the chain is missing"]
+
+
+def test_two_signed_receipts_at_one_place_are_a_fork(run: VerifyCommand) -> None:
+    action = append_receipt(make_action(action_id=CHAIN[0].action_id), "action.requested")[0]
+    other = append_receipt(action, "action.denied")[1]
+    code, verdicts = run.verdicts([receipt_json(receipt) for receipt in (*CHAIN, other)])
+    assert code == 1
+    claims = ["another receipt claims place 2" in str(verdict["errors"]) for verdict in verdicts]
+    assert claims == [False, True, False, True]
+
+
+def test_a_forged_receipt_convicts_itself_alone(run: VerifyCommand) -> None:
+    forged = tampered(CHAIN[1], payload=CHAIN[1].envelope.payload.replace(b"get_", b"del_"))
+    code, verdicts = run.verdicts([receipt_json(receipt) for receipt in CHAIN], forged)
+    assert code == 1
+    assert [verdict["valid"] for verdict in verdicts] == [True, True, True, False]
 
 
 def test_a_rewritten_receipt_breaks_the_chain_after_it(run: VerifyCommand) -> None:

@@ -45,7 +45,8 @@ def test_the_table_speaks_of_every_state() -> None:
     assert {"denied", "executed", "failed", "expired", "canceled"} == TERMINAL_STATES
 
 
-REQUEST = make_request(delegation_chain=("alice", "planner"))
+INPUT = {"issue": 1, "title": "Größe"}
+REQUEST = make_request(input=INPUT, delegation_chain=("alice", "planner"))
 INPUT_DIGEST = sha256_hex(REQUEST.input_bytes())
 DIGEST = REQUEST.digest(INPUT_DIGEST)
 
@@ -80,18 +81,24 @@ def test_an_approval_is_bound_to_every_part_of_the_request(changes: dict[str, An
 
 
 def test_an_approval_is_bound_to_the_input() -> None:
-    other = replace(REQUEST, input={**REQUEST.input, "issue": 2})
+    other = replace(REQUEST, input={**INPUT, "issue": 2})
     assert other.digest(sha256_hex(other.input_bytes())) != DIGEST
 
 
 def test_an_identical_request_has_the_same_digest() -> None:
     again = replace(
         REQUEST,
-        input={name: REQUEST.input[name] for name in reversed([*REQUEST.input])},
+        input={name: INPUT[name] for name in reversed(INPUT)},
         context=replace(REQUEST.context, data_types=("public", "public")),
         caller=replace(REQUEST.caller, fingerprint_sha256="cd" * 32),  # a renewed certificate
     )
     assert again.digest(sha256_hex(again.input_bytes())) == DIGEST
+
+
+def test_an_input_that_was_not_read_is_not_taken_for_an_empty_one() -> None:
+    with pytest.raises(ValueError, match="not read"):
+        replace(REQUEST, input=None).input_bytes()
+    assert replace(REQUEST, input={}).input_bytes() == b"{}"
 
 
 def test_the_order_of_data_types_does_not_matter() -> None:

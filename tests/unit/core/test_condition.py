@@ -6,17 +6,23 @@ from typing import Any
 
 import pytest
 
+from oars_grpc.core import condition as condition_module
+from oars_grpc.core import condition_cost
 from oars_grpc.core.action import ActionContext, ActionRequest, Resource
 from oars_grpc.core.condition import (
     CONDITION_BUDGET,
+    DATA_STEPS,
     MAX_LENGTH,
     ConditionError,
+    affordable_units,
     bind,
+    check_condition,
     compile_condition,
 )
 from oars_grpc.core.facts import FACT_TYPES, Facts, action_facts
 from oars_grpc.core.identity import Principal, Role
 from oars_grpc.core.risk import RiskConfig, assess_risk
+from tests.support.factories import make_request
 
 NOW = datetime(2026, 1, 1, 23, 30, tzinfo=UTC)  # a Thursday
 
@@ -209,9 +215,39 @@ def test_no_amount_of_data_makes_an_accepted_condition_slow(text: str, member: o
 
 
 def test_the_estimate_never_falls_as_data_grows() -> None:
-    condition = compile_condition("input.l.exists(x, x.t.exists(y, y in input.l))")
-    assert list(condition.work) == sorted(condition.work)
-    assert condition.work[0] <= CONDITION_BUDGET < condition.work[-1]
+    checked = check_condition("input.l.exists(x, x.t.exists(y, y in input.l))")
+    work = [checked.work(data) for data in DATA_STEPS]
+    assert work == sorted(work)
+    assert work[0] <= CONDITION_BUDGET < work[-1]
+    # The bisection finds what a scan would.
+    affordable = [d for d, units in zip(DATA_STEPS, work, strict=True) if units <= CONDITION_BUDGET]
+    assert checked.condition.max_units == affordable[-1]
+
+
+@pytest.mark.parametrize(
+    ("budget", "units"),
+    [(0, None), (127, None), (128, 128), (1_000, 512), (65_535, 32_768), (65_536, 65_536)],
+)
+def test_what_a_budget_affords_is_the_largest_step_within_it(
+    budget: int, units: int | None
+) -> None:
+    assert affordable_units(lambda data: data, budget) == units
+
+
+def test_a_condition_that_affords_any_data_is_estimated_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The estimate is a good part of what compiling takes; ten for each condition were too many."""
+    estimated: list[int] = []
+    made = condition_cost.Estimate
+
+    def counted(positions: Mapping[int, int], data: int) -> condition_cost.Estimate:
+        estimated.append(data)
+        return made(positions, data)
+
+    monkeypatch.setattr(condition_module, "Estimate", counted)
+    compile_condition("risk.score > 70")
+    assert estimated == [DATA_STEPS[-1]]
 
 
 def test_deep_and_large_inputs_are_withheld_from_the_evaluator() -> None:
@@ -232,6 +268,21 @@ def test_deep_and_large_inputs_are_withheld_from_the_evaluator() -> None:
         assert why in facts.withheld
         assert value_of("input == input", facts) is None
     assert value_of("input == input", request_facts) is True
+
+
+def test_an_input_that_was_not_read_is_missing_and_never_empty() -> None:
+    request = make_request(input=None)
+    facts = action_facts(request, None, NOW)
+    assert facts.withheld == "the input was not read"
+    assert not facts.has("input")
+    assert not facts.has("input_size_bytes")
+    assert facts.has("resource.operation")
+    assert value_of("input == input", facts) is None
+    assert value_of("input_size_bytes == 0", facts) is None
+    # The bytes, where a caller has them, tell the size.
+    sized = action_facts(request, None, NOW, input_bytes=b'{"a":1}')
+    assert value_of("input_size_bytes == 7", sized) is True
+    assert value_of("input == input", sized) is None
 
 
 @pytest.mark.parametrize("value", ["\ud800", (1,), 2**70, object()])

@@ -4,9 +4,11 @@ import pytest
 
 from oars_grpc.core.page_token import (
     DEFAULT_PAGE_SIZE,
+    MAXIMUM_PAGE_BYTES,
     MAXIMUM_PAGE_SIZE,
     PageTokens,
     page_limit,
+    take_page,
 )
 from oars_grpc.errors import InvalidArgument
 
@@ -104,3 +106,24 @@ def test_any_other_page_size_is_refused_by_name(asked: int) -> None:
     with pytest.raises(InvalidArgument) as error:
         page_limit(asked)
     assert [v.field for v in error.value.violations] == ["page_size"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "limit", "page", "more"),
+    [
+        ([], 3, 0, False),
+        ([1, 1], 3, 2, False),
+        ([1, 1, 1], 3, 3, False),
+        ([1, 1, 1, 1], 3, 3, True),  # one more than asked for: there is a next page
+        ([MAXIMUM_PAGE_BYTES - 1, 1, 0], 9, 3, False),
+        ([MAXIMUM_PAGE_BYTES - 1, 2], 9, 1, True),
+        ([MAXIMUM_PAGE_BYTES + 1], 9, 1, False),  # the first is always on the page
+        ([MAXIMUM_PAGE_BYTES * 9, 1], 9, 1, True),
+        ([1, MAXIMUM_PAGE_BYTES, 1], 9, 1, True),  # no item is left out for a smaller one
+    ],
+)
+def test_a_page_ends_at_its_limit_or_before_it_grows_too_heavy(
+    weights: list[int], limit: int, page: int, *, more: bool
+) -> None:
+    items = list(enumerate(weights))
+    assert take_page(items, limit, lambda item: item[1]) == (tuple(items[:page]), more)

@@ -1,9 +1,12 @@
 from dataclasses import replace
+from time import thread_time
 from typing import Any
 
 import pytest
 
+from oars_grpc.core import policy_document
 from oars_grpc.core.canonical import canonical_json, sha256_hex, statement_json
+from oars_grpc.core.condition import MAX_LENGTH, CheckedCondition, check_condition
 from oars_grpc.core.policy import (
     CombiningAlgorithm,
     Effect,
@@ -12,7 +15,11 @@ from oars_grpc.core.policy import (
     RuleMatch,
     TimeWindowUtc,
 )
-from oars_grpc.core.policy_document import validate_document
+from oars_grpc.core.policy_document import (
+    MAX_CONDITIONS_TEXT,
+    MAX_DOCUMENT_BYTES,
+    validate_document,
+)
 from oars_grpc.core.risk import RiskTier
 from oars_grpc.errors import InvalidArgument
 
@@ -132,8 +139,9 @@ def test_json_that_is_not_a_document_names_the_field(change: dict[str, Any], fie
         ({"id": "a\n"}, "id"),
         ({"id": "a" * 65}, "id"),
         ({"effect": "permit"}, "decision"),
-        ({"description": "x" * 2_001}, "description"),
+        ({"description": "x" * 1_025}, "description"),
         ({"priority": 2**31}, "priority"),
+        ({"priority": -(2**31) - 1}, "priority"),
         ({"match": RuleMatch(tool_ids=("",))}, "match.tool_ids[0]"),
         ({"match": RuleMatch(operations=("a", "\u200b"))}, "match.operations[1]"),
         ({"match": RuleMatch(user_ids=("x" * 513,))}, "match.user_ids[0]"),
@@ -163,7 +171,7 @@ def test_a_wrong_condition_names_its_line_and_column() -> None:
 
 def test_every_fault_is_named_at_once() -> None:
     found = violations_of(
-        rule(id="a"), rule(id="a"), rule(id="!", condition="1"), name="", description="x" * 2_001
+        rule(id="a"), rule(id="a"), rule(id="!", condition="1"), name="", description="x" * 1_025
     )
     assert set(found) == {
         "document.name",
@@ -231,8 +239,75 @@ def test_strictness_is_deny_quarantine_approve_allow() -> None:
 
 def test_the_text_of_all_conditions_together_is_bounded_before_any_is_compiled() -> None:
     """Without the bound, a megabyte of conditions took ten seconds to compile."""
+    assert MAX_CONDITIONS_TEXT == 50_000
     long = " || ".join(f"risk.score == {number}" for number in range(90))
     rules = tuple(Rule(f"r{number}", Effect.DENY, condition=long) for number in range(80))
     with pytest.raises(InvalidArgument) as refused:
         validate_document(PolicyDocument("long", rules))
-    assert "at most 100000" in refused.value.violations[0].description
+    assert "at most 50000" in refused.value.violations[0].description
+
+
+def test_a_document_is_bounded_as_a_whole() -> None:
+    """A thousand rules of two hundred values would each be within their own limits."""
+    empty = PolicyDocument("p", tuple(rule(id=f"r{n}", description="") for n in range(300)))
+    missing = MAX_DOCUMENT_BYTES - len(canonical_json(empty.to_json()))
+    each, rest = divmod(missing, 300)
+    rules = tuple(
+        replace(r, description="x" * (each + (n < rest))) for n, r in enumerate(empty.rules)
+    )
+    exact = replace(empty, rules=rules)
+    assert len(canonical_json(exact.to_json())) == MAX_DOCUMENT_BYTES
+    assert len(validate_document(exact).rules) == 300
+    with pytest.raises(InvalidArgument) as refused:
+        validate_document(replace(exact, name="pp"))
+    assert [violation.field for violation in refused.value.violations] == ["document"]
+    assert str(MAX_DOCUMENT_BYTES + 1) in refused.value.violations[0].description
+
+
+@pytest.mark.parametrize("priority", [-(2**31), 2**31 - 1])
+def test_any_32_bit_priority_is_accepted(priority: int) -> None:
+    assert validate_document(PolicyDocument("p", (rule(priority=priority),))).rules
+
+
+def test_a_document_without_a_canonical_form_is_refused() -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        validate_document(replace(FULL, name="\ud800"))
+    assert [violation.field for violation in refused.value.violations] == ["document"]
+
+
+def test_compiling_ends_after_ten_faulty_conditions() -> None:
+    rules = tuple(rule(id=f"r{number}", condition="1") for number in range(50))
+    found = violations_of(*rules)
+    assert 1 <= len([field for field in found if field.endswith(".condition")]) <= 10
+
+
+def test_compiling_ends_when_the_conditions_cannot_fit_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of these patterns takes milliseconds to compile, and a thousand of them seconds."""
+    compiled: list[str] = []
+
+    def counted(text: str) -> CheckedCondition:
+        compiled.append(text)
+        return check_condition(text)
+
+    monkeypatch.setattr(policy_document, "check_condition", counted)
+    rules = (rule(id=f"r{n}", condition=f"input.t.matches('{n}[^\\\\pL]')") for n in range(500))
+    assert "together" in violations_of(*rules)["document.rules"]
+    assert len(compiled) < 50
+
+
+@pytest.mark.parametrize(
+    ("part", "joiner"),
+    [("[1].all(x,x>0)", "||"), ("-1==-1", "||"), ("[].map(x,x)==[]", "||")],
+)
+def test_the_dearest_document_within_the_limits_compiles_in_bounded_time(
+    part: str, joiner: str
+) -> None:
+    """It took 0.7 s of processor time when this was written; the rest is for a slower machine."""
+    long = joiner.join([part] * ((MAX_LENGTH + len(joiner)) // (len(part) + len(joiner))))
+    count = MAX_CONDITIONS_TEXT // len(long)
+    rules = tuple(rule(id=f"r{number}", condition=long) for number in range(count))
+    started = thread_time()
+    assert validate_document(PolicyDocument("p", rules)).rules
+    assert thread_time() - started < 5

@@ -182,7 +182,7 @@ PAYLOAD = make_receipt().envelope.payload
         (_set("predicate", "sequence", value=-1), "sequence"),
         (_set("predicate", "sequence", value=True), "sequence"),
         (_set("predicate", "sequence", value="1"), "sequence"),
-        (_set("predicate", "sequence", value=1.5), "sequence"),
+        (_set("predicate", "sequence", value=1.5), "no integer"),
         (_set("predicate", "sequence", value=2), "only the first receipt"),
         (_set("predicate", "previousReceiptDigest", value="ab" * 32), "only the first receipt"),
     ],

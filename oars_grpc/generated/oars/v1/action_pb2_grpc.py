@@ -31,7 +31,8 @@ class ActionServiceStub:
     Every mutating rpc takes an `idempotency-key` header (metadata), 1 to 255 printable ASCII
     characters. A repeated call with the same key, caller and request gets the first answer, byte
     for byte, with `x-idempotent-replay: true`; the same key with another request is refused with
-    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for 24 hours.
+    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for at least 24
+    hours.
     """
 
     def __init__(self, channel):
@@ -83,7 +84,8 @@ class ActionServiceServicer:
     Every mutating rpc takes an `idempotency-key` header (metadata), 1 to 255 printable ASCII
     characters. A repeated call with the same key, caller and request gets the first answer, byte
     for byte, with `x-idempotent-replay: true`; the same key with another request is refused with
-    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for 24 hours.
+    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for at least 24
+    hours.
     """
 
     def SubmitAction(self, request, context):
@@ -189,7 +191,8 @@ class ActionService:
     Every mutating rpc takes an `idempotency-key` header (metadata), 1 to 255 printable ASCII
     characters. A repeated call with the same key, caller and request gets the first answer, byte
     for byte, with `x-idempotent-replay: true`; the same key with another request is refused with
-    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for 24 hours.
+    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for at least 24
+    hours.
     """
 
     @staticmethod

@@ -32,7 +32,8 @@ class ActionServiceStub:
     Every mutating rpc takes an `idempotency-key` header (metadata), 1 to 255 printable ASCII
     characters. A repeated call with the same key, caller and request gets the first answer, byte
     for byte, with `x-idempotent-replay: true`; the same key with another request is refused with
-    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for 24 hours.
+    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for at least 24
+    hours.
     """
 
     @_typing.overload
@@ -65,7 +66,8 @@ class ActionServiceAsyncStub(ActionServiceStub):
     Every mutating rpc takes an `idempotency-key` header (metadata), 1 to 255 printable ASCII
     characters. A repeated call with the same key, caller and request gets the first answer, byte
     for byte, with `x-idempotent-replay: true`; the same key with another request is refused with
-    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for 24 hours.
+    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for at least 24
+    hours.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -94,7 +96,8 @@ class ActionServiceServicer(metaclass=_abc_1.ABCMeta):
     Every mutating rpc takes an `idempotency-key` header (metadata), 1 to 255 printable ASCII
     characters. A repeated call with the same key, caller and request gets the first answer, byte
     for byte, with `x-idempotent-replay: true`; the same key with another request is refused with
-    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for 24 hours.
+    ALREADY_EXISTS, reason IDEMPOTENCY_KEY_REUSED. Keys are kept for at least 24
+    hours.
     """
 
     @_abc_1.abstractmethod

@@ -167,7 +167,8 @@ Global___TimeWindowUtc: _TypeAlias = TimeWindowUtc  # noqa: Y015
 @_typing.final
 class RuleMatch(_message.Message):
     """What a rule asks of an action. Every field given must match; within a field any value suffices,
-    except for data types. A field left empty does not ask.
+    except for data types. A field left empty does not ask. Each list has at most 200 values of 1 to
+    512 characters.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -211,7 +212,9 @@ class RuleMatch(_message.Message):
 
     @_builtins.property
     def agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Agents."""
+        """Agents. An agent's id is what the caller says it is: only as strong as the caller's `agentIds`
+        in the trusted-identities file.
+        """
 
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -286,7 +289,9 @@ Global___Rule: _TypeAlias = Rule  # noqa: Y015
 
 @_typing.final
 class PolicyDocument(_message.Message):
-    """The rules of a policy."""
+    """The rules of a policy. At most 262,144 bytes as canonical JSON, with at most 50,000 characters of
+    conditions in all rules together.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -838,7 +843,7 @@ Global___RollbackPolicyResponse: _TypeAlias = RollbackPolicyResponse  # noqa: Y0
 
 @_typing.final
 class SimulatePolicyRequest(_message.Message):
-    """Request of SimulatePolicy."""
+    """Request of SimulatePolicy. The `caller.*` facts are those of the caller that simulates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -154,6 +154,7 @@ CREATE TABLE receipt_body (
 CREATE TABLE log_head (
     tenant_id text NOT NULL,
     size bigint NOT NULL,
+    publication bigint NOT NULL,
     CONSTRAINT log_head_pkey PRIMARY KEY (tenant_id),
     CONSTRAINT log_head_tenant_fkey FOREIGN KEY (tenant_id) REFERENCES tenant (tenant_id)
 ) WITH (fillfactor = 50);
@@ -184,7 +185,7 @@ TENANT_TABLES = (
     "log_head",
     "idempotency_outcome",
 )
-APPEND_ONLY = ("policy", "policy_publication", "receipt", "receipt_body")
+APPEND_ONLY = ("policy", "policy_publication", "receipt", "receipt_body", "idempotency_outcome")
 # What the application's role may change, column by column. Everything else it may only add.
 CHANGEABLE = {
     "tenant": "display_name, settings, policy_count, version",
@@ -192,7 +193,7 @@ CHANGEABLE = {
     "action": "state, updated_at, expires_at, version, last_sequence, last_receipt_digest,"
     " approval_id, output_digest, error",
     "approval": "state, decisions, version",
-    "log_head": "size",
+    "log_head": "size, publication",
 }
 
 # An unset setting is NULL and one that a transaction has left behind is empty: no row for either.
@@ -205,27 +206,28 @@ BEGIN
     RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP
         USING ERRCODE = 'restrict_violation';
 END
-$$;
-CREATE FUNCTION oars_refuse_unexpired() RETURNS trigger LANGUAGE plpgsql
-SET search_path = pg_catalog AS $$
-BEGIN
-    IF TG_OP = 'DELETE' AND OLD.expires_at < clock_timestamp() THEN
-        RETURN OLD;
-    END IF;
-    RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP
-        USING ERRCODE = 'restrict_violation';
-END
-$$;
+$$
 """
+REFUSED = {
+    "no_update": "BEFORE UPDATE ON {} FOR EACH ROW",
+    "no_delete": "BEFORE DELETE ON {} FOR EACH ROW",
+    "no_truncate": "BEFORE TRUNCATE ON {} FOR EACH STATEMENT",
+}
+# What the purge below removes may go once its time is over.
+UNLESS = {("idempotency_outcome", "no_delete"): "WHEN (OLD.expires_at >= clock_timestamp())"}
 
 # Upkeep works on all tenants, whom the application's role never sees together: these two run as
-# the owner and give away no more than names and a number.
+# the owner and give away no more than names, times and a number.
 UPKEEP = """
-CREATE FUNCTION oars_due_actions(cutoff timestamptz, batch integer)
-RETURNS TABLE (tenant_id text, action_id text) LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp AS $$
-    SELECT a.tenant_id, a.action_id FROM public.action AS a
+CREATE FUNCTION oars_due_actions(
+    cutoff timestamptz, after_expiry timestamptz, after_tenant text, after_action text,
+    batch integer
+)
+RETURNS TABLE (tenant_id text, action_id text, expires_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.tenant_id, a.action_id, a.expires_at FROM public.action AS a
     WHERE a.state IN ('approved', 'approval_required', 'quarantined') AND a.expires_at <= cutoff
+        AND (a.expires_at, a.tenant_id, a.action_id) > (after_expiry, after_tenant, after_action)
     ORDER BY a.expires_at, a.tenant_id, a.action_id
     LIMIT batch
 $$;
@@ -250,10 +252,8 @@ BEGIN
     RETURN removed;
 END
 $$;
-REVOKE ALL ON FUNCTION oars_due_actions(timestamptz, integer) FROM PUBLIC;
-REVOKE ALL ON FUNCTION oars_purge_outcomes(timestamptz, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION oars_due_actions(timestamptz, integer) TO oars_app;
-GRANT EXECUTE ON FUNCTION oars_purge_outcomes(timestamptz, integer) TO oars_app;
+REVOKE ALL ON FUNCTION oars_due_actions, oars_purge_outcomes FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION oars_due_actions, oars_purge_outcomes TO oars_app;
 """
 
 
@@ -283,19 +283,15 @@ def upgrade() -> None:
     )
     run("GRANT SELECT ON alembic_version TO oars_app")
     run(REFUSAL)
-    for table in (*APPEND_ONLY, "idempotency_outcome"):
-        refusal = "oars_refuse_change" if table in APPEND_ONLY else "oars_refuse_unexpired"
-        run(
-            f"CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON {table}"
-            f" FOR EACH ROW EXECUTE FUNCTION {refusal}()"
-        )
-        run(
-            f"CREATE TRIGGER no_truncate BEFORE TRUNCATE ON {table}"
-            " FOR EACH STATEMENT EXECUTE FUNCTION oars_refuse_change()"
-        )
-        # ALWAYS: also where a session claims to be a replica (session_replication_role).
-        run(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER append_only")
-        run(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER no_truncate")
+    for table in APPEND_ONLY:
+        for name, event in REFUSED.items():
+            condition = UNLESS.get((table, name), "")
+            run(
+                f"CREATE TRIGGER {name} {event.format(table)} {condition}"
+                " EXECUTE FUNCTION oars_refuse_change()"
+            )
+            # ALWAYS: also where a session claims to be a replica (session_replication_role).
+            run(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}")
     run(UPKEEP)
 
 
