@@ -285,6 +285,7 @@ def world(stack: LocalStack) -> Iterator[World]:
             made.admin.tenants.CreateTenant(request, timeout=20)
         made.published()
         made.published()  # so that there is one to roll back to
+        made.submitted("transfer_funds")  # so that there is an approval to list
         yield made
 
 
