@@ -11,9 +11,9 @@ from oars_grpc.errors import PermissionDenied
 from oars_grpc.local.stack import LocalStack
 from oars_grpc.transport.access import ACCESS, check_access
 from oars_grpc.transport.server import OarsServer, ServerLimits, UseCases
-from tests.integration.test_rest_grpc_parity import RPCS, Rpc, grpc_refusal, rest_refusal
 from tests.support.client import Client, client_for
 from tests.support.identities import add_identity
+from tests.support.rpcs import RPCS, Rpc, grpc_refusal, rest_refusal
 
 ROLES = tuple(role.value for role in Role)
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from oars_grpc.generated.oars.v1 import action_pb2, policy_pb2, receipt_pb2, tenant_pb2
 from oars_grpc.local.stack import LocalStack
 from tests.integration.test_hostile_input import base, faultless
-from tests.integration.test_rest_grpc_parity import (
+from tests.support.client import Client, client_for
+from tests.support.identities import add_identity
+from tests.support.rpcs import (
     RPCS,
     grpc_refusal,
     rest_refusal,
     submission,
 )
-from tests.support.client import Client, client_for
-from tests.support.identities import add_identity
 
 TENANT = "tenant_fuzz"
 BOUNDED = settings(max_examples=120, deadline=None, database=None)

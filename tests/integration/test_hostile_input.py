@@ -25,7 +25,8 @@ from oars_grpc.generated.oars.v1 import (
     tenant_pb2,
 )
 from oars_grpc.transport.access import ACCESS
-from tests.integration.test_rest_grpc_parity import (
+from tests.support.client import Client, action_body, submit
+from tests.support.rpcs import (
     RPCS,
     UNKNOWN_IDS,
     Refusal,
@@ -38,7 +39,6 @@ from tests.integration.test_rest_grpc_parity import (
     rest_refusal,
     submission,
 )
-from tests.support.client import Client, action_body, submit
 
 # Any: keyword arguments of messages take dicts, which the stubs do not know.
 A: Any = action_pb2

@@ -1,32 +1,22 @@
 """REST and gRPC are one API: the same call gives the same answer, or the same refusal.
 
-The rpcs come from the descriptors, so a new rpc without a case here fails. What the other tests of
-the API share is here too: the rpcs with their routes, calls in both ways, refusals read alike.
+The rpcs come from the descriptors, so a new rpc without a case here fails.
 """
 
 import json
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
-from uuid import UUID
 
 import grpc
-import httpx
 import pytest
-from google.api import annotations_pb2
 from google.protobuf import json_format
-from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
-from oars_grpc.core.ids import format_id
 from oars_grpc.generated.oars.v1 import (
     action_pb2,
     approval_pb2,
@@ -38,197 +28,18 @@ from oars_grpc.local.stack import LocalStack
 from oars_grpc.transport.access import ACCESS
 from tests.support.client import Client, client_for
 from tests.support.identities import add_identity
-
-FILES = (action_pb2, approval_pb2, policy_pb2, receipt_pb2, tenant_pb2)
-TENANT = "tenant_parity"
-# Well formed, and of nothing that exists.
-UNKNOWN = UUID("01890000-0000-7000-8000-000000000000")
-UNKNOWN_IDS = {
-    "action_id": format_id("act", UNKNOWN),
-    "approval_id": format_id("apr", UNKNOWN),
-    "policy_id": format_id("pol", UNKNOWN),
-    "receipt_id": format_id("rcpt", UNKNOWN),
-}
-HTTP_OF_CODE = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.FAILED_PRECONDITION: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
-    grpc.StatusCode.ABORTED: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-}
-CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-@dataclass(frozen=True)
-class Rpc:
-    """One rpc and its route."""
-
-    descriptor: MethodDescriptor
-    verb: str
-    route: str
-
-    @property
-    def name(self) -> str:
-        return self.descriptor.name
-
-    @property
-    def path(self) -> str:
-        return f"/{self.descriptor.containing_service.full_name}/{self.name}"
-
-    @property
-    def request_class(self) -> type[Message]:
-        return GetMessageClass(self.descriptor.input_type)
-
-    @property
-    def fields(self) -> frozenset[str]:
-        return frozenset(field.name for field in self.descriptor.input_type.fields)
-
-
-def _rpcs() -> Iterator[Rpc]:
-    for file in FILES:
-        for service in file.DESCRIPTOR.services_by_name.values():
-            for method in service.methods:
-                rule = method.GetOptions().Extensions[annotations_pb2.http]
-                verb = rule.WhichOneof("pattern")
-                if verb:
-                    yield Rpc(method, verb.upper(), getattr(rule, verb))
-
-
-RPCS = {rpc.name: rpc for rpc in _rpcs()}
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What a caller learns from a refusal, the same over REST and gRPC."""
-
-    code: grpc.StatusCode
-    reason: str
-    violations: tuple[tuple[str, str], ...]
-    message: str
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(field for field, _ in self.violations)
-
-
-def call_rest(
-    client: Client, rpc: Rpc, request: Message, headers: Mapping[str, str] | None = None
-) -> httpx.Response:
-    """The request on the rpc's route: path, then query or body."""
-    rest = json_format.MessageToDict(request, preserving_proto_field_name=True)
-
-    def segment(match: re.Match[str]) -> str:
-        rest.pop(match.group(1), None)
-        return quote(getattr(request, match.group(1)), safe="")
-
-    path = re.sub(r"\{(\w+)\}", segment, rpc.route)
-    if rpc.verb == "GET":
-        return client.rest.get(path, params=rest or None, headers=headers)
-    return client.rest.request(rpc.verb, path, json=rest, headers=headers)
-
-
-def call_grpc(
-    client: Client,
-    rpc: Rpc,
-    request: Message | bytes,
-    metadata: tuple[tuple[str, str], ...] = (),
-) -> list[Message]:
-    """The messages that come back."""
-    raw = request if isinstance(request, bytes) else request.SerializeToString()
-    read = GetMessageClass(rpc.descriptor.output_type).FromString
-    if rpc.descriptor.server_streaming:
-        stream = client.channel.unary_stream(rpc.path, bytes, read)
-        return list(stream(raw, timeout=20, metadata=metadata))
-    unary = client.channel.unary_unary(rpc.path, bytes, read)
-    return [unary(raw, timeout=20, metadata=metadata)]
-
-
-def rest_refusal(answer: httpx.Response) -> Refusal:
-    """The refusal in a REST reply; its HTTP status must be the one of its code."""
-    body = answer.json()
-    details = {
-        detail["@type"].rpartition(".")[2]: detail
-        for detail in body["details"]
-        if detail["@type"].startswith("type.googleapis.com/google.rpc.")
-    }
-    violations = details.get("BadRequest", {}).get("fieldViolations", [])
-    code = CODES[body["code"]]
-    assert details["ErrorInfo"]["domain"] == "oars"
-    # The sidecar's own refusals use further HTTP statuses (413, 415, 431).
-    assert answer.status_code == HTTP_OF_CODE[code] or 410 < answer.status_code < 500, answer.text
-    return Refusal(
-        code,
-        details["ErrorInfo"]["reason"],
-        tuple((each["field"], each["description"]) for each in violations),
-        body["message"],
-    )
-
-
-def grpc_refusal(error: Any) -> Refusal:
-    """The refusal in a gRPC status; the sidecar's own have no details."""
-    status = rpc_status.from_call(error)
-    if status is None:
-        return Refusal(error.code(), "", (), error.details() or "")
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in status.details:
-        _ = detail.Unpack(info) or detail.Unpack(bad)
-    violations = tuple((each.field, each.description) for each in bad.field_violations)
-    return Refusal(CODES[status.code], info.reason, violations, status.message)
-
-
-def refused_by_grpc(
-    client: Client,
-    rpc: Rpc,
-    request: Message | bytes,
-    metadata: tuple[tuple[str, str], ...] = (),
-) -> Refusal:
-    """The refusal of a call that must be refused."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call_grpc(client, rpc, request, metadata)
-    return grpc_refusal(caught.value)
-
-
-def submission(operation: str = "create_ticket", tenant_id: str = "") -> Any:
-    """A complete submission."""
-    request = action_pb2.SubmitActionRequest(
-        tenant_id=tenant_id,
-        agent_id="agent-1",
-        delegation_chain=["team:desk"],
-        execution=action_pb2.EXECUTION_CALLER,
-    )
-    request.resource.tool_id, request.resource.operation = "desk", operation
-    request.resource.target = "support/é"
-    request.context.environment = "staging"
-    request.context.data_types.append("none")
-    request.context.attributes["ticket"] = "T-1"
-    request.input.update({"title": "Größe", "list": [1, 2.5, None, True, {"a": "b"}]})
-    return request
-
-
-def document(name: str = "parity") -> policy_pb2.PolicyDocument:
-    """A document that has every state of a submission within reach."""
-    rule, match = policy_pb2.Rule, policy_pb2.RuleMatch
-    return policy_pb2.PolicyDocument(
-        name=name,
-        combining_algorithm=policy_pb2.COMBINING_ALGORITHM_FIRST_MATCH,
-        rules=[
-            rule(
-                id="q",
-                effect=policy_pb2.EFFECT_QUARANTINE,
-                match=match(operations=["export_report"]),
-            ),
-            rule(
-                id="a",
-                effect=policy_pb2.EFFECT_APPROVE,
-                match=match(operations=["transfer_funds"]),
-            ),
-            rule(id="d", effect=policy_pb2.EFFECT_DENY, match=match(operations=["delete_all"])),
-            rule(id="w", effect=policy_pb2.EFFECT_ALLOW, condition="risk.score < 101"),
-        ],
-    )
+from tests.support.rpcs import (
+    RPCS,
+    TENANT,
+    UNKNOWN_IDS,
+    Rpc,
+    call_grpc,
+    call_rest,
+    document,
+    refused_by_grpc,
+    rest_refusal,
+    submission,
+)
 
 
 @dataclass(frozen=True)

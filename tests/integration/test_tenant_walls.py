@@ -17,7 +17,9 @@ from oars_grpc.generated.oars.v1 import (
     tenant_pb2,
 )
 from oars_grpc.local.stack import LocalStack
-from tests.integration.test_rest_grpc_parity import (
+from tests.support.client import Client, client_for
+from tests.support.identities import add_identity
+from tests.support.rpcs import (
     RPCS,
     UNKNOWN_IDS,
     call_grpc,
@@ -27,8 +29,6 @@ from tests.integration.test_rest_grpc_parity import (
     rest_refusal,
     submission,
 )
-from tests.support.client import Client, client_for
-from tests.support.identities import add_identity
 
 ALPHA, BETA = "tenant_alpha", "tenant_beta"
 A: Any = action_pb2
