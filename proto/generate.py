@@ -42,7 +42,10 @@ def run_protoc(*arguments: str) -> None:
 def generate(target: Path) -> None:
     """Write all generated files into an empty folder."""
     code = [f"--{kind}={target}" for kind in ("python_out", "grpc_python_out")]
-    stubs = [f"--mypy_out=quiet:{target}", f"--mypy_grpc_out=quiet:{target}"]
+    # Named by path: the environment's programs need not be on PATH.
+    scripts = Path(sysconfig.get_path("scripts"))
+    plugins = [f"--plugin={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+    stubs = [*plugins, f"--mypy_out=quiet:{target}", f"--mypy_grpc_out=quiet:{target}"]
     run_protoc(*code, *stubs, *SOURCES)
     descriptors = ["--include_imports", f"--descriptor_set_out={target / 'oars.v1.pb'}"]
     run_protoc(*descriptors, *SOURCES, DETAILS)
