@@ -77,9 +77,7 @@ class Recorder:
         With `expected_publication` the change commits only while that policy publication is the
         tenant's latest: no action is allowed by a policy that was already replaced.
         """
-        self.action = replace(
-            self.action, version=self._expected_version + 1, updated_at=self.now
-        )
+        self.action = replace(self.action, version=self._expected_version + 1, updated_at=self.now)
         return Change(
             stored=StoredAction(self.action, decision),
             expected_action_version=self._expected_version,
