@@ -17,8 +17,8 @@ from oars_grpc.core.page_token import PageTokens
 from oars_grpc.errors import ConfigurationError, FailedPrecondition, NotFound, OarsError
 from oars_grpc.local.postgres import EmbeddedPostgres
 from oars_grpc.settings import Settings
+from oars_grpc.storage.appender import CoalescingLedger
 from oars_grpc.storage.engine import open_engine, ping
-from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.receipts import PostgresReceiptStore
 from oars_grpc.storage.registry import PostgresRegistryStore
 from oars_grpc.storage.schema import migrate
@@ -117,7 +117,8 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
 
     clock, chance = SystemClock(), SystemChance()
     metrics = Metrics(_metrics_registry(settings, stack))
-    ledger, registry = PostgresLedger(engine), PostgresRegistryStore(engine)
+    ledger, registry = CoalescingLedger(engine), PostgresRegistryStore(engine)
+    stack.callback(ledger.close)  # after the drain: whoever is being answered still commits
     keyring = Keyring(settings.key_encryption_key, chance, clock)
     shelf, tokens = PolicyShelf(), PageTokens(_derived(settings, b"oars page tokens"))
     use_cases = UseCases(
@@ -196,7 +197,7 @@ def _derived(settings: Settings, purpose: bytes) -> bytes:
 
 
 def _check_key_encryption_key(
-    registry: PostgresRegistryStore, ledger: PostgresLedger, keyring: Keyring
+    registry: PostgresRegistryStore, ledger: CoalescingLedger, keyring: Keyring
 ) -> None:
     """Open one signing key: under a wrong key-encryption key no submission would succeed.
 

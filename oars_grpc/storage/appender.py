@@ -1,0 +1,107 @@
+"""One appender for each process: what arrives while a commit is under way shares the next one.
+
+Nothing waits for a batch to fill: with one caller each change commits by itself, with many a commit
+carries as many as came meanwhile. That makes throughput nearly independent of how long a commit
+takes, and of how many statements it is made of.
+
+    callers   ──▶ queue ──▶ appender: take all that wait ──▶ one transaction ──▶ answer each caller
+
+A caller is answered after the commit that carried its changes has returned, never before.
+"""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from sqlalchemy import Engine
+
+from oars_grpc.core.stored import Change, CommitResult
+from oars_grpc.errors import OarsError
+from oars_grpc.storage.ledger import PostgresLedger
+
+MAXIMUM_CHANGES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The changes of one call of `commit`, and where its results go."""
+
+    changes: Sequence[Change]
+    results: Future[Sequence[CommitResult]] = field(default_factory=Future)
+
+
+class CoalescingLedger(PostgresLedger):
+    """The ledger whose commits go through one appender thread; everything else is the ledger's."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._queue: SimpleQueue[_Group | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="appender", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for the commit under way, about."""
+        return self._queue.qsize()
+
+    def close(self) -> None:
+        """Commit what waits, then end; no call of `commit` may follow."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def commit(self, changes: Sequence[Change]) -> Sequence[CommitResult]:
+        """Commit along with whatever else waits; returns after that commit.
+
+        Raises:
+            Unavailable: nobody may know whether the changes were committed; idempotency keys tell.
+        """
+        group = _Group(changes)
+        self._queue.put(group)
+        return group.results.result()
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            groups = [first]
+            count = len(first.changes)
+            ended = False
+            while count < MAXIMUM_CHANGES and not ended:
+                try:
+                    group = self._queue.get_nowait()
+                except Empty:
+                    break
+                if group is None:
+                    ended = True
+                else:
+                    groups.append(group)
+                    count += len(group.changes)
+            self._commit(groups)
+            if ended:
+                return
+
+    def _commit(self, groups: Sequence[_Group]) -> None:
+        try:
+            results = super().commit([change for group in groups for change in group.changes])
+        except Exception as error:  # noqa: BLE001 - belongs to the callers, not to this thread
+            self._fail(groups, error)
+            return
+        start = 0
+        for group in groups:
+            end = start + len(group.changes)
+            group.results.set_result(results[start:end])
+            start = end
+
+    def _fail(self, groups: Sequence[_Group], error: Exception) -> None:
+        """Answer with the error, or find out whose it is.
+
+        An error of ours is about the database, whose commit may have come to pass: it is never
+        tried again. Any other is a fault of one of the changes, after which all were rolled back:
+        each group is then committed by itself, and only the faulty one fails.
+        """
+        if isinstance(error, OarsError) or len(groups) == 1:
+            for group in groups:
+                group.results.set_exception(error)
+            return
+        for group in groups:
+            self._commit([group])
