@@ -7,6 +7,10 @@ takes, and of how many statements it is made of.
     callers   ──▶ queue ──▶ appender: take all that wait ──▶ one transaction ──▶ answer each caller
 
 A caller is answered after the commit that carried its changes has returned, never before.
+
+A batch may carry changes of several tenants, so a lock that one tenant's log is held under for long
+keeps the others waiting too, until the lock timeout ends the batch; only this program takes it, and
+for the length of one transaction.
 """
 
 import threading
