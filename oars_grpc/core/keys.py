@@ -25,9 +25,20 @@ class KeyState(StrEnum):
     REVOKED = "revoked"
 
 
+class KeyPurpose(StrEnum):
+    """What a key signs, and nothing else."""
+
+    RECEIPT = "receipt"
+    CHECKPOINT = "checkpoint"
+
+
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """A public key and the window [valid_from, valid_until) in which its signatures count."""
+    """A public key and the window [valid_from, valid_until) in which its signatures count.
+
+    `trusted_log_size` is of a revoked key: receipts that the log is proven to have held below this
+    index are still believed, because the log says so and not the key.
+    """
 
     key_id: str
     tenant_id: str
@@ -37,6 +48,8 @@ class TrustedKey:
     valid_until: datetime | None = None
     revoked_at: datetime | None = None
     revocation_reason: str = ""
+    purpose: KeyPurpose = KeyPurpose.RECEIPT
+    trusted_log_size: int | None = None
 
     def refusal_at(self, moment: datetime) -> str | None:
         """Why a signature made at `moment` does not count; None if it does.
@@ -86,16 +99,17 @@ def signing_key(seed: bytes) -> tuple[SigningKey, bytes]:
     return SigningKey(key_id_of(public), private_key), public
 
 
-def _associated_data(tenant_id: str, key_id: str) -> bytes:
-    return f"oars signing key {tenant_id} {key_id}".encode()
+def _associated_data(trusted: TrustedKey) -> bytes:
+    kind = "signing" if trusted.purpose is KeyPurpose.RECEIPT else trusted.purpose.value
+    return f"oars {kind} key {trusted.tenant_id} {trusted.key_id}".encode()
 
 
 def encrypt_seed(
-    key_encryption_key: bytes, tenant_id: str, key_id: str, seed: bytes, nonce: bytes
+    key_encryption_key: bytes, trusted: TrustedKey, seed: bytes, nonce: bytes
 ) -> bytes:
-    """AES-256-GCM of the seed, bound to its tenant and key id; the nonce comes first."""
+    """AES-256-GCM of the seed, bound to its tenant, key id and purpose; the nonce comes first."""
     aead = AESGCM(key_encryption_key)
-    return nonce + aead.encrypt(nonce, seed, _associated_data(tenant_id, key_id))
+    return nonce + aead.encrypt(nonce, seed, _associated_data(trusted))
 
 
 def decrypt_signing_key(key_encryption_key: bytes, stored: StoredKey) -> SigningKey:
@@ -108,9 +122,7 @@ def decrypt_signing_key(key_encryption_key: bytes, stored: StoredKey) -> Signing
     tenant_id, key_id = stored.trusted.tenant_id, stored.trusted.key_id
     nonce, sealed = stored.encrypted_seed[:NONCE_BYTES], stored.encrypted_seed[NONCE_BYTES:]
     try:
-        seed = AESGCM(key_encryption_key).decrypt(
-            nonce, sealed, _associated_data(tenant_id, key_id)
-        )
+        seed = AESGCM(key_encryption_key).decrypt(nonce, sealed, _associated_data(stored.trusted))
     except (InvalidTag, ValueError) as error:
         raise ConfigurationError(
             f"signing key {key_id} of tenant {tenant_id} does not decrypt: "

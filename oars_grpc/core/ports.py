@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from oars_grpc.core.approval import Approval
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
 from oars_grpc.core.keys import StoredKey, TrustedKey
+from oars_grpc.core.receipt import Receipt
 from oars_grpc.core.stored import (
     ActionFilter,
     ApprovalFilter,
@@ -134,6 +135,12 @@ class Registry(Protocol):
 
     def publish(self, tenant_id: str, policy_id: str, by: str, at: datetime) -> None:
         """Make the policy the tenant's published one."""
+
+    def append_event(self, tenant_id: str, compose: Callable[[int, str], Receipt]) -> StoredReceipt:
+        """Append the receipt that follows the tenant's last event to its log.
+
+        `compose` is given the event's sequence and the digest of the one before.
+        """
 
 
 class RegistryStore(Protocol):

@@ -29,6 +29,9 @@ from oars_grpc.core.tenant import TENANT_ID
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:oars:receipt:action:v1"
+# What befalls a tenant and no action of it: `core/event.py`. Its chain is that of no action.
+EVENT_PREDICATE_TYPE = "urn:oars:receipt:event:v1"
+NO_ACTION = ""
 APPROVAL_DECIDED = "action.approval_decided"
 SYSTEM = "system"
 # What a log entry can hold (C2SP tlog-tiles: a 16-bit length). The limits on requests and on what
@@ -38,7 +41,10 @@ MAXIMUM_PAYLOAD_BYTES = 65_000
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A receipt: the envelope is the truth, the rest is read from its payload."""
+    """A receipt: the envelope is the truth, the rest is read from its payload.
+
+    `action_id` is empty where it tells of an event in the tenant's own chain.
+    """
 
     receipt_id: str
     tenant_id: str
@@ -158,10 +164,15 @@ def parse_receipt(envelope: Envelope) -> Receipt:
         raise ValueError(f"payloadType is not {PAYLOAD_TYPE}")
     statement = parse_statement(envelope.payload)
     predicate = statement["predicate"]
-    _check_members(predicate)
-    for name, prefix in (("receiptId", ids.RECEIPT), ("actionId", ids.ACTION)):
-        if not ids.is_id(prefix, predicate[name]):
-            raise ValueError(f"predicate.{name} is not an id")
+    of_action = statement["predicateType"] == PREDICATE_TYPE
+    if of_action:
+        _check_members(predicate)
+        if not ids.is_id(ids.ACTION, predicate["actionId"]):
+            raise ValueError("predicate.actionId is not an id")
+    else:
+        _check_event_members(predicate)
+    if not ids.is_id(ids.RECEIPT, predicate["receiptId"]):
+        raise ValueError("predicate.receiptId is not an id")
     if not TENANT_ID.fullmatch(predicate["tenantId"]):
         raise ValueError("predicate.tenantId is not an id")
     sequence = predicate.get("sequence")
@@ -169,12 +180,13 @@ def parse_receipt(envelope: Envelope) -> Receipt:
         raise ValueError("predicate.sequence is not a positive integer")
     if (sequence == 1) != (predicate["previousReceiptDigest"] == ""):
         raise ValueError("only the first receipt of a chain has no previousReceiptDigest")
-    if statement["subject"][0].get("name") != predicate["actionId"]:
-        raise ValueError("subject does not name predicate.actionId")
+    subject = "actionId" if of_action else "tenantId"
+    if statement["subject"][0].get("name") != predicate[subject]:
+        raise ValueError(f"subject does not name predicate.{subject}")
     return Receipt(
         receipt_id=predicate["receiptId"],
         tenant_id=predicate["tenantId"],
-        action_id=predicate["actionId"],
+        action_id=predicate["actionId"] if of_action else NO_ACTION,
         type=predicate["type"],
         sequence=sequence,
         previous_receipt_digest=predicate["previousReceiptDigest"],
@@ -227,6 +239,21 @@ def _check_members(predicate: Mapping[str, Any]) -> None:
         raise ValueError("predicate.context.attributes is not a list of names and values")
 
 
+_EVENT_TEXTS = ("receiptId", "tenantId", "type", "previousReceiptDigest", "recordedAt")
+_ACTOR = {"subject", "fingerprintSha256", "role", "serviceAccountId"}
+
+
+def _check_event_members(predicate: Mapping[str, Any]) -> None:
+    for name in _EVENT_TEXTS:
+        if not isinstance(predicate.get(name), str):
+            raise ValueError(f"predicate.{name} is not text")
+    actor = predicate.get("caller")
+    if not isinstance(actor, dict) or set(actor) != _ACTOR or not _are_texts(actor.values()):
+        raise ValueError(f"predicate.caller is not an object of {', '.join(sorted(_ACTOR))}")
+    if not isinstance(predicate.get("event"), dict):
+        raise ValueError("predicate.event is not an object")
+
+
 def _are_texts(values: Iterable[object]) -> bool:
     return all(isinstance(value, str) for value in values)
 
@@ -253,8 +280,8 @@ def parse_statement(payload: bytes) -> dict[str, Any]:
         raise ValueError("payload has a member name beyond ASCII or a number that is no integer")
     if statement.get("_type") != STATEMENT_TYPE:
         raise ValueError(f"_type is not {STATEMENT_TYPE}")
-    if statement.get("predicateType") != PREDICATE_TYPE:
-        raise ValueError(f"predicateType is not {PREDICATE_TYPE}")
+    if statement.get("predicateType") not in {PREDICATE_TYPE, EVENT_PREDICATE_TYPE}:
+        raise ValueError(f"predicateType is neither {PREDICATE_TYPE} nor {EVENT_PREDICATE_TYPE}")
     if not isinstance(statement.get("predicate"), dict):
         raise ValueError("predicate is not an object")
     subject = statement.get("subject")

@@ -63,12 +63,12 @@ class StoredReceipt:
 class Basis:
     """What a decision about an action of a tenant rests on, read in one snapshot.
 
-    `publication` is the sequence of the publication that made `policy` the tenant's.
+    `revision` rises with every change of any of it (but for the outcome).
     """
 
     tenant: Tenant
     policy: StoredPolicy
-    publication: int
+    revision: int
     signing_key: StoredKey
     outcome: StoredOutcome | None = None
 
@@ -78,8 +78,8 @@ class Change:
     """Everything that one call writes about one action: all of it commits, or nothing.
 
     `expected_action_version` 0 creates the action; otherwise the stored version must be that one.
-    The same holds for the approval. `expected_publication` must be the tenant's latest publication
-    of a policy; None where the change does not rest on what policy says.
+    The same holds for the approval. `expected_revision` must be the present revision of the
+    tenant's basis; None where the change does not rest on it.
     """
 
     stored: StoredAction
@@ -88,7 +88,7 @@ class Change:
     approval: Approval | None = None
     expected_approval_version: int = 0
     outcome: StoredOutcome | None = None
-    expected_publication: int | None = None
+    expected_revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """The action, its approval or the tenant's publication has moved on; nothing was written."""
+    """The action, its approval or what it rests on has moved on; nothing was written."""
 
 
 CommitResult = Committed | Replayed | Superseded

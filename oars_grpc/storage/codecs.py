@@ -12,7 +12,7 @@ import orjson
 
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
 from oars_grpc.core.canonical import canonical_json, sha256_hex
-from oars_grpc.core.keys import KeyState, StoredKey, TrustedKey
+from oars_grpc.core.keys import KeyPurpose, KeyState, StoredKey, TrustedKey
 from oars_grpc.core.policy import PolicyDocument
 from oars_grpc.core.risk import RiskConfig
 from oars_grpc.core.stored import PolicyState, StoredPolicy
@@ -149,6 +149,8 @@ def key_row(key: StoredKey) -> dict[str, Any]:
         "valid_until": trusted.valid_until,
         "revoked_at": trusted.revoked_at,
         "revocation_reason": trusted.revocation_reason,
+        "purpose": trusted.purpose.value,
+        "trusted_log_size": trusted.trusted_log_size,
     }
 
 
@@ -163,6 +165,8 @@ def trusted_key_of(row: Row) -> TrustedKey:
         valid_until=utc_or_none(row["valid_until"]),
         revoked_at=utc_or_none(row["revoked_at"]),
         revocation_reason=row["revocation_reason"],
+        purpose=KeyPurpose(row["purpose"]),
+        trusted_log_size=row["trusted_log_size"],
     )
 
 

@@ -11,11 +11,11 @@ All transactions take their locks in this order, and within a step in the order 
 that two of them do not wait for each other in a circle. An administrator's transaction locks its
 tenant before the head, and no commit locks a tenant; the purge of outcomes waits for nobody.
 
-The head says which publication of a policy is the tenant's latest, and publishing writes it: a
-decision commits under a head that still names the publication it rests on, or not at all. That is
-known before step 3, so that a change that is refused leaves its key to whoever tries again. All of
-a tenant's keys are claimed under its head: of two calls under one key the second waits there, and
-finds the outcome of the first.
+The head has the revision of what decisions rest on (the tenant's settings, its published policy,
+its keys), and whoever changes any of these raises it: a decision commits under a head of the
+revision that it rests on, or not at all. That is known before step 3, so that a change that is
+refused leaves its key to whoever tries again. All of a tenant's keys are claimed under its head: of
+two calls under one key the second waits there, and finds the outcome of the first.
 
 Signatures, digests and rows are made before; nothing is computed while the heads are locked. There
 is no NOTIFY: it would take a lock over the commits of the whole server (workers are woken after
@@ -34,7 +34,8 @@ from oars_grpc.core.tenant import TENANT_ID
 from oars_grpc.storage import tables
 from oars_grpc.storage.batch import arrays, insert_sql, values
 from oars_grpc.storage.codecs import outcome_of, outcome_row
-from oars_grpc.storage.commit_rows import Head, PreparedChange, write_rows
+from oars_grpc.storage.commit_rows import PreparedChange, write_rows
+from oars_grpc.storage.log_append import Head, lock_heads
 from oars_grpc.storage.transaction import Collision
 
 # (tenant, id) of an action or approval; (tenant, caller, rpc, key) of an idempotency key.
@@ -53,10 +54,6 @@ _LOCK_APPROVALS = (
     " FROM unnest(%s::text[], %s::text[]) AS wanted (tenant_id, approval_id), LATERAL ("
     "SELECT version FROM approval WHERE tenant_id = wanted.tenant_id"
     " AND approval_id = wanted.approval_id FOR UPDATE) AS found"
-)
-_LOCK_HEADS = (
-    "SELECT tenant_id, size, publication FROM log_head WHERE tenant_id = ANY (%s::text[])"
-    " ORDER BY tenant_id FOR UPDATE"
 )
 _CLAIM_KEYS = (
     f"{insert_sql(tables.idempotency_outcome)} ON CONFLICT DO NOTHING"
@@ -95,8 +92,8 @@ class _Locked:
 
     def is_as_expected(self, change: Change) -> bool:
         """Whether what the change rests on is still so."""
-        publication = change.expected_publication
-        if publication not in (None, self.heads[_tenant_of(change)].publication):
+        revision = change.expected_revision
+        if revision not in (None, self.heads[_tenant_of(change)].revision):
             return False
         if self.actions.get(_action_key(change), 0) != change.expected_action_version:
             return False
@@ -155,7 +152,7 @@ def _lock(connection: Connection, changes: Sequence[Change]) -> _Locked:
         # In this order: the arguments are evaluated one after the other.
         actions=_locked_versions(connection, _LOCK_ACTIONS, map(_action_key, changes)),
         approvals=_locked_versions(connection, _LOCK_APPROVALS, map(_approval_key, approvals)),
-        heads=_locked_heads(connection, {_tenant_of(change) for change in changes}),
+        heads=lock_heads(connection, map(_tenant_of, changes)),
     )
 
 
@@ -165,14 +162,6 @@ def _locked_versions(connection: Connection, statement: str, keys: Iterable[Key]
         return {}
     rows = connection.exec_driver_sql(statement, arrays(wanted))
     return {(tenant_id, thing_id): version for tenant_id, thing_id, version in rows}
-
-
-def _locked_heads(connection: Connection, tenant_ids: set[str]) -> dict[str, Head]:
-    rows = connection.exec_driver_sql(_LOCK_HEADS, (sorted(tenant_ids),))
-    heads = {tenant_id: Head(size, publication) for tenant_id, size, publication in rows}
-    if len(heads) != len(tenant_ids):
-        raise RuntimeError("a change belongs to a tenant without a log")
-    return heads
 
 
 def _rounds(changes: Sequence[PreparedChange]) -> Iterator[list[_Entry]]:

@@ -1,17 +1,18 @@
 """The rows of changes, made before their transaction begins, and the statements that write them.
 
-This is step 4 of `commit`: give out leaf indices under the locked heads, write.
+This is step 4 of `commit`; `log_append` gives out the leaf indices under the locked heads.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from oars_grpc.core.stored import Change
 from oars_grpc.storage import tables
 from oars_grpc.storage.batch import Row, arrays, insert, insert_sql, update_sql, values
-from oars_grpc.storage.ledger_codecs import action_row, approval_row, receipt_row
+from oars_grpc.storage.ledger_codecs import action_row, approval_row
+from oars_grpc.storage.log_append import Head, LogRow, append_rows, log_row
 
 _ACTION_CHANGES = (
     "state",
@@ -26,26 +27,11 @@ _ACTION_CHANGES = (
 )
 _APPROVAL_CHANGES = ("state", "decisions", "version")
 
-_GROW_HEADS = (
-    "UPDATE log_head AS head SET size = new.size"
-    " FROM unnest(%s::text[], %s::bigint[]) AS new (tenant_id, size)"
-    " WHERE head.tenant_id = new.tenant_id AND head.tenant_id = ANY (%s::text[])"
-)
 _INSERT_ACTIONS = insert_sql(tables.action)
 _INSERT_INPUTS = insert_sql(tables.action_body)
 _UPDATE_ACTIONS = update_sql(tables.action, _ACTION_CHANGES)
 _INSERT_APPROVALS = insert_sql(tables.approval)
 _UPDATE_APPROVALS = update_sql(tables.approval, _APPROVAL_CHANGES)
-_INSERT_RECEIPTS = insert_sql(tables.receipt)
-_INSERT_PAYLOADS = insert_sql(tables.receipt_body)
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The locked head of a tenant's log, with the tenant's latest publication of a policy."""
-
-    size: int
-    publication: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +42,7 @@ class PreparedChange:
     action: Row
     action_input: Row | None
     approval: Row | None
-    receipts: Sequence[Row]
+    receipts: Sequence[LogRow]
 
 
 def prepare(change: Change) -> PreparedChange:
@@ -74,10 +60,7 @@ def prepare(change: Change) -> PreparedChange:
             "input": change.stored.action.request.input_bytes(),
         },
         approval=None if change.approval is None else approval_row(change.approval),
-        receipts=[
-            {**receipt_row(receipt), "payload": receipt.envelope.payload}
-            for receipt in change.receipts
-        ],
+        receipts=[log_row(receipt) for receipt in change.receipts],
     )
 
 
@@ -85,7 +68,6 @@ def write_rows(
     connection: Connection, prepared: Sequence[PreparedChange], heads: dict[str, Head]
 ) -> None:
     """Write the rows, receipts in the order of the changes; `heads` grow with the logs."""
-    receipts = _at_leaves(connection, [row for entry in prepared for row in entry.receipts], heads)
     created = [entry for entry in prepared if not entry.change.expected_action_version]
     insert(connection, tables.action, _INSERT_ACTIONS, [entry.action for entry in created])
     inputs = [entry.action_input for entry in created if entry.action_input is not None]
@@ -113,24 +95,7 @@ def write_rows(
         ("tenant_id", "approval_id", *_APPROVAL_CHANGES),
         [(row, expected) for row, expected in approvals if expected],
     )
-    insert(connection, tables.receipt, _INSERT_RECEIPTS, receipts)
-    insert(connection, tables.receipt_body, _INSERT_PAYLOADS, receipts)
-
-
-def _at_leaves(
-    connection: Connection, receipts: Sequence[Row], heads: dict[str, Head]
-) -> list[Row]:
-    """Give the next leaf indices of their tenants' logs to the receipts, and grow the logs."""
-    placed: list[Row] = []
-    for row in receipts:
-        tenant_id = str(row["tenant_id"])
-        head = heads[tenant_id]
-        placed.append({**row, "leaf_index": head.size})
-        heads[tenant_id] = replace(head, size=head.size + 1)
-    tenant_ids = sorted({str(row["tenant_id"]) for row in receipts})
-    sizes = [(tenant_id, heads[tenant_id].size) for tenant_id in tenant_ids]
-    connection.exec_driver_sql(_GROW_HEADS, (*arrays(sizes), tenant_ids))
-    return placed
+    append_rows(connection, [row for entry in prepared for row in entry.receipts], heads)
 
 
 def _update(

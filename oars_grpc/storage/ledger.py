@@ -23,26 +23,27 @@ from oars_grpc.storage.commit_rows import prepare
 from oars_grpc.storage.ledger_codecs import action_of, approval_of
 from oars_grpc.storage.transaction import read, read_page, valid_tenants, write
 
-# One statement is one snapshot: tenant, policy, publication, key and outcome belong together. Every
+# One statement is one snapshot: tenant, policy, revision, key and outcome belong together. Every
 # tenant has one row, with NULLs for what it lacks.
 _BASIS = """
 SELECT
     t.tenant_id, t.display_name, t.settings, t.created_at, t.version,
-    p.policy_id, p.version, p.digest, p.document, p.created_at, p.created_by, published.sequence,
+    p.policy_id, p.version, p.digest, p.document, p.created_at, p.created_by, h.revision,
     k.key_id, k.public_key, k.encrypted_seed, k.state, k.valid_from, k.valid_until,
-    k.revoked_at, k.revocation_reason,
+    k.revoked_at, k.revocation_reason, k.purpose, k.trusted_log_size,
     o.fingerprint, o.response, o.created_at, o.expires_at
 FROM tenant AS t
+JOIN log_head AS h ON h.tenant_id = t.tenant_id
 LEFT JOIN LATERAL (
-    SELECT policy_id, sequence FROM policy_publication
+    SELECT policy_id FROM policy_publication
     WHERE tenant_id = t.tenant_id ORDER BY sequence DESC LIMIT 1
 ) AS published ON true
 LEFT JOIN policy AS p ON p.tenant_id = t.tenant_id AND p.policy_id = published.policy_id
 LEFT JOIN LATERAL (
     SELECT key_id, public_key, encrypted_seed, state, valid_from, valid_until, revoked_at,
-        revocation_reason
+        revocation_reason, purpose, trusted_log_size
     FROM signing_key
-    WHERE tenant_id = t.tenant_id AND state = 'active'
+    WHERE tenant_id = t.tenant_id AND purpose = 'receipt' AND state = 'active'
     ORDER BY valid_from DESC, key_id LIMIT 1
 ) AS k ON true
 LEFT JOIN idempotency_outcome AS o ON o.tenant_id = t.tenant_id
@@ -57,7 +58,7 @@ _POLICY_COLUMNS = (
     "document",
     "created_at",
     "created_by",
-    "publication",
+    "revision",
 )
 _KEY_COLUMNS = (
     "key_id",
@@ -68,6 +69,8 @@ _KEY_COLUMNS = (
     "valid_until",
     "revoked_at",
     "revocation_reason",
+    "purpose",
+    "trusted_log_size",
 )
 _OUTCOME_COLUMNS = ("fingerprint", "response", "created_at", "expires_at")
 
@@ -211,7 +214,7 @@ def _basis_of(tenant_id: str, scope: IdempotencyScope | None, values: list[Any])
     return Basis(
         tenant=tenant_of(tenant),
         policy=policy_of({**policy, "policy_state": "published"}),
-        publication=policy["publication"],
+        revision=policy["revision"],
         signing_key=stored_key_of(key),
         outcome=stored,
     )

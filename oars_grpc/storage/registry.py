@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
 from oars_grpc.core.keys import StoredKey, TrustedKey
 from oars_grpc.core.ports import Registry
-from oars_grpc.core.stored import StoredPolicy
+from oars_grpc.core.receipt import Receipt
+from oars_grpc.core.stored import StoredPolicy, StoredReceipt
 from oars_grpc.core.tenant import Tenant
 from oars_grpc.errors import NotFound
 from oars_grpc.storage import tables
@@ -25,6 +26,7 @@ from oars_grpc.storage.codecs import (
     tenant_of,
     tenant_row,
 )
+from oars_grpc.storage.log_append import append_event
 from oars_grpc.storage.receipts import list_tenant_keys
 from oars_grpc.storage.registry_queries import select_policies, select_tenants
 from oars_grpc.storage.transaction import read_every_tenant, read_page, valid_tenants, write
@@ -74,7 +76,14 @@ class PostgresRegistry:
         if self._connection.execute(statement).one_or_none() is None:
             return False
         self._connection.execute(
-            insert(tables.log_head), {"tenant_id": tenant.tenant_id, "size": 0, "publication": 0}
+            insert(tables.log_head),
+            {
+                "tenant_id": tenant.tenant_id,
+                "size": 0,
+                "publication": 0,
+                "revision": 0,
+                "frontier": b"",
+            },
         )
         return True
 
@@ -92,10 +101,12 @@ class PostgresRegistry:
         )
         if self._connection.execute(statement).rowcount == 0:
             raise NotFound(f"there is no tenant {tenant.tenant_id}")
+        self._revise(tenant.tenant_id)
 
     def insert_key(self, key: StoredKey) -> None:
         """Add a signing key."""
         self._connection.execute(insert(tables.signing_key), key_row(key))
+        self._revise(key.trusted.tenant_id)
 
     def update_key(self, key: TrustedKey) -> None:
         """Replace state, end of window and revocation.
@@ -112,10 +123,12 @@ class PostgresRegistry:
                 valid_until=key.valid_until,
                 revoked_at=key.revoked_at,
                 revocation_reason=key.revocation_reason,
+                trusted_log_size=key.trusted_log_size,
             )
         )
         if self._connection.execute(statement).rowcount == 0:
             raise NotFound(f"tenant {key.tenant_id} has no key {key.key_id}")
+        self._revise(key.tenant_id)
 
     def keys(self, tenant_id: str) -> Sequence[TrustedKey]:
         """All keys, oldest first."""
@@ -174,7 +187,7 @@ class PostgresRegistry:
         sequence = self._connection.execute(
             update(tables.log_head)
             .where(head.tenant_id == tenant_id)
-            .values(publication=head.publication + 1)
+            .values(publication=head.publication + 1, revision=head.revision + 1)
             .returning(head.publication)
         ).scalar_one_or_none()
         if sequence is None:
@@ -187,6 +200,25 @@ class PostgresRegistry:
                 published_at=at,
                 published_by=by,
             )
+        )
+
+    def append_event(self, tenant_id: str, compose: Callable[[int, str], Receipt]) -> StoredReceipt:
+        """Append the receipt that follows the tenant's last event to its log.
+
+        `compose` is given the event's sequence and the digest of the one before.
+        """
+        return append_event(self._connection, tenant_id, compose)
+
+    def _revise(self, tenant_id: str) -> None:
+        """Let no decision commit that rests on what was before.
+
+        Locks the head as every commit does: those under way come before, and are waited for.
+        """
+        head = tables.log_head.c
+        self._connection.execute(
+            update(tables.log_head)
+            .where(head.tenant_id == tenant_id)
+            .values(revision=head.revision + 1)
         )
 
 

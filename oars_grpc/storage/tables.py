@@ -8,18 +8,17 @@ whose operator is not leakproof (enums, jsonb, arrays, numeric).
 from sqlalchemy import (
     BigInteger,
     Column,
-    DateTime,
     ForeignKeyConstraint,
     Index,
     Integer,
-    LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     Table,
-    Text,
+    TextClause,
     UniqueConstraint,
     text,
 )
+
+from oars_grpc.storage.columns import bytes_, int_, metadata, text_, time_
 
 APP_ROLE = "oars_app"
 # Who may see a row: a comma-separated list of tenant ids, set for one transaction at a time.
@@ -27,49 +26,33 @@ TENANTS_SETTING = "oars.tenants"
 # The states in which time alone moves an action (`UpkeepStore.due_actions`).
 DUE_STATES = ("approved", "approval_required", "quarantined")
 
-metadata = MetaData()
-
-
-def _text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False)
-
-
-def _int(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False)
-
-
-def _bytes(name: str) -> Column[bytes]:
-    return Column(name, LargeBinary, nullable=False)
-
-
-def _time(name: str, *, nullable: bool = False) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=nullable)
-
-
 tenant = Table(
     "tenant",
     metadata,
-    _text("tenant_id"),
-    _text("display_name"),
-    _bytes("settings"),
-    _int("policy_count"),
-    _time("created_at"),
-    _int("version"),
+    text_("tenant_id"),
+    text_("display_name"),
+    bytes_("settings"),
+    int_("policy_count"),
+    time_("created_at"),
+    int_("version"),
     PrimaryKeyConstraint("tenant_id", name="tenant_pkey"),
 )
 
 signing_key = Table(
     "signing_key",
     metadata,
-    _text("tenant_id"),
-    _text("key_id"),
-    _bytes("public_key"),
-    _bytes("encrypted_seed"),
-    _text("state"),
-    _time("valid_from"),
-    _time("valid_until", nullable=True),
-    _time("revoked_at", nullable=True),
-    _text("revocation_reason"),
+    text_("tenant_id"),
+    text_("key_id"),
+    bytes_("public_key"),
+    bytes_("encrypted_seed"),
+    text_("state"),
+    time_("valid_from"),
+    time_("valid_until", nullable=True),
+    time_("revoked_at", nullable=True),
+    text_("revocation_reason"),
+    # `receipt` or `checkpoint`: what the key signs.
+    text_("purpose"),
+    Column("trusted_log_size", BigInteger, nullable=True),
     PrimaryKeyConstraint("tenant_id", "key_id", name="signing_key_pkey"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.tenant_id"], name="signing_key_tenant_fkey"),
 )
@@ -77,13 +60,13 @@ signing_key = Table(
 policy = Table(
     "policy",
     metadata,
-    _text("tenant_id"),
-    _text("policy_id"),
-    _int("version"),
-    _text("digest"),
-    _bytes("document"),
-    _time("created_at"),
-    _text("created_by"),
+    text_("tenant_id"),
+    text_("policy_id"),
+    int_("version"),
+    text_("digest"),
+    bytes_("document"),
+    time_("created_at"),
+    text_("created_by"),
     PrimaryKeyConstraint("tenant_id", "policy_id", name="policy_pkey"),
     UniqueConstraint("tenant_id", "version", name="policy_version_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.tenant_id"], name="policy_tenant_fkey"),
@@ -93,11 +76,11 @@ policy = Table(
 policy_publication = Table(
     "policy_publication",
     metadata,
-    _text("tenant_id"),
-    _int("sequence"),
-    _text("policy_id"),
-    _time("published_at"),
-    _text("published_by"),
+    text_("tenant_id"),
+    int_("sequence"),
+    text_("policy_id"),
+    time_("published_at"),
+    text_("published_by"),
     PrimaryKeyConstraint("tenant_id", "sequence", name="policy_publication_pkey"),
     ForeignKeyConstraint(
         ["tenant_id", "policy_id"],
@@ -112,26 +95,26 @@ policy_publication = Table(
 action = Table(
     "action",
     metadata,
-    _text("tenant_id"),
-    _text("action_id"),
-    _text("state"),
-    _text("agent_id"),
-    _text("user_id"),
-    _text("caller_subject"),
-    _text("tool_id"),
-    _text("operation"),
-    _time("created_at"),
-    _time("updated_at"),
-    _time("expires_at", nullable=True),
-    _int("version"),
-    _int("last_sequence"),
-    _text("last_receipt_digest"),
-    _text("approval_id"),
-    _text("input_digest"),
-    _text("action_digest"),
-    _text("output_digest"),
-    _text("error"),
-    _bytes("body"),
+    text_("tenant_id"),
+    text_("action_id"),
+    text_("state"),
+    text_("agent_id"),
+    text_("user_id"),
+    text_("caller_subject"),
+    text_("tool_id"),
+    text_("operation"),
+    time_("created_at"),
+    time_("updated_at"),
+    time_("expires_at", nullable=True),
+    int_("version"),
+    int_("last_sequence"),
+    text_("last_receipt_digest"),
+    text_("approval_id"),
+    text_("input_digest"),
+    text_("action_digest"),
+    text_("output_digest"),
+    text_("error"),
+    bytes_("body"),
     PrimaryKeyConstraint("tenant_id", "action_id", name="action_pkey"),
     Index("action_state", "tenant_id", "state", "action_id"),
     Index("action_agent", "tenant_id", "agent_id", "action_id"),
@@ -150,85 +133,152 @@ action = Table(
 action_body = Table(
     "action_body",
     metadata,
-    _text("tenant_id"),
-    _text("action_id"),
-    _bytes("input"),
+    text_("tenant_id"),
+    text_("action_id"),
+    bytes_("input"),
     PrimaryKeyConstraint("tenant_id", "action_id", name="action_body_pkey"),
 )
 
 approval = Table(
     "approval",
     metadata,
-    _text("tenant_id"),
-    _text("approval_id"),
-    _text("action_id"),
-    _text("action_digest"),
-    _text("policy_digest"),
-    _text("state"),
+    text_("tenant_id"),
+    text_("approval_id"),
+    text_("action_id"),
+    text_("action_digest"),
+    text_("policy_digest"),
+    text_("state"),
     Column("required_approvals", Integer, nullable=False),
-    _bytes("decisions"),
-    _time("created_at"),
-    _time("expires_at"),
-    _int("version"),
+    bytes_("decisions"),
+    time_("created_at"),
+    time_("expires_at"),
+    int_("version"),
     PrimaryKeyConstraint("tenant_id", "approval_id", name="approval_pkey"),
     Index("approval_state", "tenant_id", "state", "approval_id"),
 )
 
+
+def _said(column: str) -> TextClause:
+    """Where a column has something to say: of many rows it has nothing."""
+    return text(f"{column} <> ''")
+
+
 receipt = Table(
     "receipt",
     metadata,
-    _text("tenant_id"),
-    _int("leaf_index"),
-    _text("receipt_id"),
-    _text("action_id"),
-    _int("sequence"),
-    _text("type"),
-    _text("key_id"),
-    _bytes("signature"),
-    _text("receipt_digest"),
-    _text("previous_receipt_digest"),
-    _bytes("leaf_hash"),
-    _time("recorded_at"),
+    text_("tenant_id"),
+    int_("leaf_index"),
+    text_("receipt_id"),
+    text_("action_id"),
+    int_("sequence"),
+    text_("type"),
+    text_("key_id"),
+    bytes_("signature"),
+    text_("receipt_digest"),
+    text_("previous_receipt_digest"),
+    bytes_("leaf_hash"),
+    time_("recorded_at"),
+    # Read from the payload (`core/receipt_terms.py`), for search; empty where it has none.
+    text_("agent_id"),
+    text_("user_id"),
+    text_("caller_subject"),
+    text_("tool_id"),
+    text_("operation"),
+    text_("decision"),
+    text_("policy_id"),
+    int_("policy_version"),
+    text_("risk_tier"),
     PrimaryKeyConstraint("tenant_id", "leaf_index", name="receipt_pkey"),
     UniqueConstraint("tenant_id", "receipt_id", name="receipt_id_key"),
     UniqueConstraint("tenant_id", "action_id", "sequence", name="receipt_chain_key"),
+    # Every index of a search ends with the place in the log: a page is read in order, and stops.
     Index("receipt_type", "tenant_id", "type", "leaf_index"),
+    Index("receipt_time", "tenant_id", "recorded_at", "leaf_index"),
+    Index("receipt_agent", "tenant_id", "agent_id", "leaf_index"),
+    Index("receipt_user", "tenant_id", "user_id", "leaf_index", postgresql_where=_said("user_id")),
+    Index("receipt_caller", "tenant_id", "caller_subject", "leaf_index"),
+    Index("receipt_tool", "tenant_id", "tool_id", "operation", "leaf_index"),
+    Index("receipt_operation", "tenant_id", "operation", "leaf_index"),
+    Index(
+        "receipt_decision",
+        "tenant_id",
+        "decision",
+        "leaf_index",
+        postgresql_where=_said("decision"),
+    ),
+    Index(
+        "receipt_policy",
+        "tenant_id",
+        "policy_id",
+        "policy_version",
+        "leaf_index",
+        postgresql_where=_said("policy_id"),
+    ),
+    Index(
+        "receipt_tier", "tenant_id", "risk_tier", "leaf_index", postgresql_where=_said("risk_tier")
+    ),
+)
+
+# The rules that a decision's receipt names, one row each.
+receipt_rule = Table(
+    "receipt_rule",
+    metadata,
+    text_("tenant_id"),
+    text_("rule_id"),
+    int_("leaf_index"),
+    PrimaryKeyConstraint("tenant_id", "rule_id", "leaf_index", name="receipt_rule_pkey"),
 )
 
 # Apart from the hashes, which must stay whatever retention says about payloads.
 receipt_body = Table(
     "receipt_body",
     metadata,
-    _text("tenant_id"),
-    _int("leaf_index"),
-    _bytes("payload"),
+    text_("tenant_id"),
+    int_("leaf_index"),
+    bytes_("payload"),
     PrimaryKeyConstraint("tenant_id", "leaf_index", name="receipt_body_pkey"),
 )
 
 # One hot row per tenant: room in its page keeps updates from touching the index. `publication` is
-# the highest sequence of `policy_publication`, here so that a commit sees it under its own lock.
+# the highest sequence of `policy_publication`. `revision` rises with every change of what decisions
+# rest on (tenant, published policy, keys), here so that a commit sees it under its own lock.
 log_head = Table(
     "log_head",
     metadata,
-    _text("tenant_id"),
-    _int("size"),
-    _int("publication"),
+    text_("tenant_id"),
+    int_("size"),
+    int_("publication"),
+    int_("revision"),
+    # Roots of the full subtrees of the Merkle tree, largest first, 32 bytes each.
+    bytes_("frontier"),
     PrimaryKeyConstraint("tenant_id", name="log_head_pkey"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.tenant_id"], name="log_head_tenant_fkey"),
     postgresql_with={"fillfactor": "50"},
 )
 
+# Roots of full subtrees of 256, 256^2 … leaves: level 1 is a tile of leaf hashes, level 2 one of
+# those. Level 0 is the column `leaf_hash` of the receipts.
+log_node = Table(
+    "log_node",
+    metadata,
+    text_("tenant_id"),
+    Column("level", Integer, nullable=False),
+    int_("position"),
+    bytes_("hash"),
+    PrimaryKeyConstraint("tenant_id", "level", "position", name="log_node_pkey"),
+)
+
 idempotency_outcome = Table(
     "idempotency_outcome",
     metadata,
-    _text("tenant_id"),
-    _text("caller"),
-    _text("rpc"),
-    _text("key"),
-    _text("fingerprint"),
-    _bytes("response"),
-    _time("created_at"),
-    _time("expires_at"),
+    text_("tenant_id"),
+    text_("caller"),
+    text_("rpc"),
+    text_("key"),
+    text_("fingerprint"),
+    bytes_("response"),
+    time_("created_at"),
+    time_("expires_at"),
     PrimaryKeyConstraint("tenant_id", "caller", "rpc", "key", name="idempotency_outcome_pkey"),
     Index("idempotency_outcome_expiry", "expires_at"),
 )

@@ -83,9 +83,7 @@ class Actions:
                 recorder.now,
             )
             approval = self._record_decision(recorder, decision, basis)
-            change = recorder.finish(
-                decision, approval=approval, expected_publication=basis.publication
-            )
+            change = recorder.finish(decision, approval=approval, expected_revision=basis.revision)
             outcome = ActionOutcome(recorder.action, decision, recorder.receipts, approval)
             return Plan(change, encode(outcome))
 

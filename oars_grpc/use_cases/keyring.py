@@ -9,6 +9,7 @@ from threading import Lock
 from oars_grpc.core.keys import (
     NONCE_BYTES,
     SEED_BYTES,
+    KeyPurpose,
     KeyState,
     SigningKey,
     StoredKey,
@@ -42,14 +43,14 @@ class Keyring:
         self._clock = clock
         self._opened = lru_cache(maxsize=_CACHED_KEYS)(self._open)
 
-    def create(self, tenant_id: str) -> StoredKey:
+    def create(self, tenant_id: str, purpose: KeyPurpose = KeyPurpose.RECEIPT) -> StoredKey:
         """A new active key; its window opens a grace before now."""
         seed = self._chance.random_bytes(SEED_BYTES)
         key, public = signing_key(seed)
         opens = self._clock.now() - WINDOW_GRACE
-        trusted = TrustedKey(key.key_id, tenant_id, public, KeyState.ACTIVE, opens)
+        trusted = TrustedKey(key.key_id, tenant_id, public, KeyState.ACTIVE, opens, purpose=purpose)
         nonce = self._chance.random_bytes(NONCE_BYTES)
-        sealed = encrypt_seed(self._key_encryption_key, tenant_id, key.key_id, seed, nonce)
+        sealed = encrypt_seed(self._key_encryption_key, trusted, seed, nonce)
         return StoredKey(trusted, sealed)
 
     def open(self, stored: StoredKey) -> SigningKey:

@@ -70,12 +70,12 @@ class Recorder:
         *,
         approval: Approval | None = None,
         expected_approval_version: int = 0,
-        expected_publication: int | None = None,
+        expected_revision: int | None = None,
     ) -> Change:
         """What the call changes; the action's version counts calls, not transitions.
 
-        With `expected_publication` the change commits only while that policy publication is the
-        tenant's latest: no action is allowed by a policy that was already replaced.
+        With `expected_revision` the change commits only while the tenant's basis is of that
+        revision: no action is allowed by a policy that was already replaced.
         """
         self.action = replace(self.action, version=self._expected_version + 1, updated_at=self.now)
         return Change(
@@ -84,7 +84,7 @@ class Recorder:
             receipts=self.receipts,
             approval=approval,
             expected_approval_version=expected_approval_version,
-            expected_publication=expected_publication,
+            expected_revision=expected_revision,
         )
 
 

@@ -1,6 +1,6 @@
 """How a name is dressed up never lowers its class: case, Unicode forms, separators, company."""
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from oars_grpc.core.operation_class import OperationClass, classify_operation
@@ -10,6 +10,8 @@ SEVERE_WORDS = """delete deletes deletion remove removal drop dropped purge trun
     transfer refund pay payment charge grant revoke admin superuser token key role execute exec run
     deploy shell invoke restart"""
 SEVERE = SEVERE_WORDS.split()
+# Words that mean something else than the severe one that they hold.
+ORDINARY = {"skill", "skills", "preset", "presets", "swipe", "swipes", "backdrop"}
 MILD = ["get", "list", "read", "update", "create", "set", "send", "add", "search", "load", "post"]
 NEUTRAL = ["frobnicate", "ticket", "item"]
 LONG = [word for word in SEVERE if len(word) >= 4]
@@ -64,6 +66,7 @@ def test_words_beside_a_name_never_lower_its_severe_class(name: list[str], more:
 )
 def test_letters_around_a_severe_word_do_not_hide_it(word: str, before: str, after: str) -> None:
     """But for ordinary words, such as those with `script` inside; none of these words has one."""
+    assume(before + word + after not in ORDINARY)
     assert severity(f"update_{before}{word}{after}") >= severity(word)
 
 

@@ -9,7 +9,9 @@ from sqlalchemy import Engine, make_url
 
 from oars_grpc.core.canonical import sha256_hex
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope
+from oars_grpc.core.merkle import EMPTY, TILE_HEIGHT, append
 from oars_grpc.core.ports import Registry
+from oars_grpc.core.receipt import NO_ACTION
 from oars_grpc.storage.engine import open_engine
 from oars_grpc.storage.registry import PostgresRegistryStore
 from tests.support.factories import NOW, make_policy, make_stored_key, make_tenant
@@ -89,9 +91,12 @@ def check_ledger(url: str) -> int:
     receipts = 0
     with psycopg.connect(url) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        for tenant_id, size in connection.execute("SELECT tenant_id, size FROM log_head"):
+        for tenant_id, size, frontier in connection.execute(
+            "SELECT tenant_id, size, frontier FROM log_head"
+        ):
             receipts += size
-            _check_log(connection, tenant_id, size)
+            leaves = _check_log(connection, tenant_id, size)
+            _check_tree(connection, tenant_id, leaves, frontier)
         for table in ("action", "receipt"):
             alone = connection.execute(
                 f"SELECT count(*) FROM {table} AS t LEFT JOIN {table}_body AS b USING"
@@ -114,7 +119,20 @@ def check_ledger(url: str) -> int:
     return receipts
 
 
-def _check_log(connection: psycopg.Connection, tenant_id: str, size: int) -> None:
+def _check_tree(
+    connection: psycopg.Connection, tenant_id: str, leaves: list[bytes], frontier: bytes
+) -> None:
+    tree, nodes = append(EMPTY, leaves)
+    assert frontier == tree.to_bytes()
+    stored = connection.execute(
+        "SELECT level, position, hash FROM log_node WHERE tenant_id = %s", (tenant_id,)
+    ).fetchall()
+    expected = {(subtree.height // TILE_HEIGHT, subtree.index): root for subtree, root in nodes}
+    assert {(level, position): hash_ for level, position, hash_ in stored} == expected
+
+
+def _check_log(connection: psycopg.Connection, tenant_id: str, size: int) -> list[bytes]:
+    """Check leaves and chains; the leaf hashes in their order."""
     rows = connection.execute(
         "SELECT r.leaf_index, r.action_id, r.sequence, r.previous_receipt_digest,"
         " r.receipt_digest, r.leaf_hash, b.payload FROM receipt AS r"
@@ -130,4 +148,5 @@ def _check_log(connection: psycopg.Connection, tenant_id: str, size: int) -> Non
         assert digest == sha256_hex(payload)
         assert leaf_hash == Envelope(PAYLOAD_TYPE, payload, ()).leaf_hash()
     found = connection.execute("SELECT action_id FROM action WHERE tenant_id = %s", (tenant_id,))
-    assert {row[0] for row in found} == set(last)
+    assert {row[0] for row in found} == set(last) - {NO_ACTION}
+    return [row[5] for row in rows]

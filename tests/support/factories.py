@@ -110,7 +110,7 @@ def make_stored_key(tenant_id: str = TENANT, seed: bytes = SEED, **changes: Any)
     trusted = TrustedKey(
         key.key_id, tenant_id, public, KeyState.ACTIVE, datetime(2026, 1, 1, tzinfo=UTC)
     )
-    sealed = encrypt_seed(KEY_ENCRYPTION_KEY, tenant_id, key.key_id, seed, bytes(12))
+    sealed = encrypt_seed(KEY_ENCRYPTION_KEY, trusted, seed, bytes(12))
     return StoredKey(replace(trusted, **changes), sealed)
 
 
@@ -154,7 +154,7 @@ def make_change(
     request: ActionRequest | None = None,
     receipts: int = 2,
     outcome: StoredOutcome | None = None,
-    expected_publication: int | None = None,
+    expected_revision: int | None = None,
     **changes: Any,
 ) -> Change:
     """A submitted action with its chain of receipts: `action.requested`, then its state's."""
@@ -171,7 +171,7 @@ def make_change(
         0,
         tuple(written),
         outcome=outcome,
-        expected_publication=expected_publication,
+        expected_revision=expected_revision,
     )
 
 

@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from oars_grpc.storage.tables import metadata
+from oars_grpc.storage import tables
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=tables.tenant.metadata,
     transaction_per_migration=True,
 )
 with context.begin_transaction():

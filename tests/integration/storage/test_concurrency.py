@@ -183,9 +183,7 @@ def test_a_commit_that_waits_for_a_publication_is_superseded_by_it(
 ) -> None:
     ledger = PostgresLedger(engine)
     outcome = make_outcome()
-    decided = make_change(
-        outcome=outcome, expected_publication=ledger.basis("acme", None).publication
-    )
+    decided = make_change(outcome=outcome, expected_revision=ledger.basis("acme", None).revision)
     with (
         ThreadPoolExecutor(1) as pool,
         psycopg.connect(database_url, autocommit=True) as observer,
@@ -202,7 +200,7 @@ def test_a_commit_that_waits_for_a_publication_is_superseded_by_it(
         commit = PostgresRegistryStore(engine).run("acme", publish)
         assert commit.result(30) == [Superseded()]
     assert ledger.basis("acme", outcome.scope).outcome is None
-    again = replace(decided, expected_publication=2)
+    again = replace(decided, expected_revision=3)
     assert ledger.commit([again]) == [Committed()]
     assert check_ledger(database_url) == 2
 
@@ -225,14 +223,14 @@ class _Race:
         order = TENANTS if number % 2 else TENANTS[::-1]
         try:
             while not self.over.is_set():
-                bases = [ledger.basis(tenant_id, None).publication for tenant_id in order]
+                bases = [ledger.basis(tenant_id, None).revision for tenant_id in order]
                 for _ in range(3):
                     self._commit(ledger, list(zip(order, bases, strict=True)))
         finally:
             self.over.set()  # nobody waits for one that has failed
 
     def _commit(self, ledger: PostgresLedger, decisions: Sequence[tuple[str, int]]) -> None:
-        batch = [make_change(tenant_id, expected_publication=n) for tenant_id, n in decisions]
+        batch = [make_change(tenant_id, expected_revision=n) for tenant_id, n in decisions]
         results = ledger.commit(batch)
         self.results += results
         for decision, change, result in zip(decisions, batch, results, strict=True):
@@ -241,14 +239,14 @@ class _Race:
 
     def publish(self, engine: Engine, tenant_id: str) -> None:
         """Publish several times, and let some decisions commit after each."""
-        for publication in range(2, 10):
+        for revision in range(3, 11):
             publish_policy(engine, tenant_id)
             with psycopg.connect(self._url) as observer:
                 row = observer.execute(
                     "SELECT size FROM log_head WHERE tenant_id = %s", (tenant_id,)
                 ).fetchone()
             assert row is not None
-            self.answered[tenant_id, publication] = row[0]
+            self.answered[tenant_id, revision] = row[0]
             seen = len(self.results)
             while len(self.results) < seen + 16 and not self.over.is_set():
                 time.sleep(0.001)
@@ -275,9 +273,8 @@ def test_once_a_publication_is_answered_nothing_commits_under_an_earlier_one(
     assert {type(result) for result in race.results} == {Committed, Superseded}
     late = [
         action_id
-        for tenant_id, publication, action_id in race.decided
-        if last_leaf[tenant_id, action_id]
-        >= race.answered.get((tenant_id, publication + 1), 100_000)
+        for tenant_id, revision, action_id in race.decided
+        if last_leaf[tenant_id, action_id] >= race.answered.get((tenant_id, revision + 1), 100_000)
     ]
     assert late == []
     assert _deadlocks(database_url) == 0

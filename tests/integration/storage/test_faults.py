@@ -31,7 +31,7 @@ from tests.support.factories import (
 
 # set_config, actions, approvals, heads, keys, growth, action, input, update, approval, receipts,
 # payloads: what the batch below executes before COMMIT.
-STATEMENTS = 12
+STATEMENTS = 13
 
 
 class Fault:

@@ -81,31 +81,31 @@ def test_an_action_is_not_created_without_its_input(ledger: PostgresLedger) -> N
     assert _list(ledger) == []
 
 
-def test_a_decision_commits_only_under_the_publication_it_rests_on(
+def test_a_decision_commits_only_under_the_revision_it_rests_on(
     ledger: PostgresLedger, engine: Engine, database_url: str
 ) -> None:
     before = ledger.basis("acme", None)
-    assert before.publication == 1
-    decided = make_change(outcome=make_outcome(), expected_publication=1)
+    assert before.revision == 2
+    decided = make_change(outcome=make_outcome(), expected_revision=2)
     assert ledger.commit([decided]) == [Committed()]
     publish_policy(engine, "acme")
     now = ledger.basis("acme", None)
-    assert (now.publication, now.policy.version) == (2, 2)
-    late = make_change(outcome=make_outcome(key="late"), expected_publication=1)
+    assert (now.revision, now.policy.version) == (3, 2)
+    late = make_change(outcome=make_outcome(key="late"), expected_revision=2)
     results = ledger.commit(
         [
             late,
-            make_change("globex", expected_publication=1),
+            make_change("globex", expected_revision=2),
             make_change(),
-            make_change(outcome=decided.outcome, expected_publication=1),
+            make_change(outcome=decided.outcome, expected_revision=2),
         ]
     )
     assert results == [Superseded(), Committed(), Committed(), Replayed(_outcome(decided))]
     # The refused change has not claimed its key: decided again, it commits under it.
     assert ledger.basis("acme", _outcome(late).scope).outcome is None
     assert ledger.find_action(["acme"], late.stored.action.action_id) is None
-    assert ledger.commit([replace(late, expected_publication=2)]) == [Committed()]
-    assert ledger.commit([make_change(expected_publication=3)]) == [Superseded()]
+    assert ledger.commit([replace(late, expected_revision=3)]) == [Committed()]
+    assert ledger.commit([make_change(expected_revision=4)]) == [Superseded()]
     assert check_ledger(database_url) == 8
 
 

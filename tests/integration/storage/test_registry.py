@@ -182,7 +182,7 @@ def test_versions_given_out_at_once_have_no_gaps(
     assert versions == list(range(19, 0, -1))
     published = store.run("acme", lambda registry: registry.publications("acme", 100))
     assert len(published) == len(set(published)) == 19
-    assert PostgresLedger(engine).basis("acme", None).publication == 19
+    assert PostgresLedger(engine).basis("acme", None).revision == 20
     check_ledger(database_url)
 
 

@@ -12,19 +12,22 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from oars_grpc.errors import ConfigurationError, Unavailable
+from oars_grpc.storage.columns import metadata
 from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.schema import current_revision, is_current, migrate
-from oars_grpc.storage.tables import DUE_STATES, metadata
+from oars_grpc.storage.tables import DUE_STATES
 from tests.support.database import create_tenant, execute, new_database, opened
 from tests.support.factories import make_change, make_outcome
 
 TENANT_TABLES = sorted(metadata.tables)
 APPEND_ONLY = (
     "idempotency_outcome",
+    "log_node",
     "policy",
     "policy_publication",
     "receipt",
     "receipt_body",
+    "receipt_rule",
 )
 _APP = "SET ROLE oars_app"
 _MIGRATE = (
@@ -36,9 +39,11 @@ _MIGRATE = (
 def filled_url(database_url: str) -> str:
     """A database with actions, receipts and outcomes of two tenants."""
     with opened(database_url) as engine:
-        PostgresLedger(engine).commit(
-            [make_change(t, outcome=make_outcome(t)) for t in ("acme", "globex")]
-        )
+        for tenant_id in ("acme", "globex"):
+            # So many that the log has a whole tile, and with it a node.
+            changes = [make_change(tenant_id) for _ in range(128)]
+            changes.append(make_change(tenant_id, outcome=make_outcome(tenant_id)))
+            PostgresLedger(engine).commit(changes)
     return database_url
 
 
@@ -85,7 +90,7 @@ def test_the_partial_index_of_due_actions_is_over_the_due_states(
 def test_migrating_again_changes_nothing(database_url: str) -> None:
     migrate(database_url)
     with opened(database_url) as engine:
-        assert current_revision(engine) == "0001"
+        assert current_revision(engine) == "0002"
         assert is_current(engine)
 
 
@@ -208,7 +213,7 @@ def test_a_row_of_another_tenant_can_be_neither_added_nor_changed(
 def test_a_setting_that_a_transaction_left_behind_shows_nothing(app: psycopg.Connection) -> None:
     with app.transaction():
         app.execute("SELECT set_config('oars.tenants', 'acme', true)")
-        assert _count(app, "receipt") == 2
+        assert _count(app, "receipt") == 258
     assert _count(app, "receipt") == 0
 
 

@@ -144,9 +144,7 @@ def test_a_seed_that_is_not_that_of_the_public_key_is_refused() -> None:
     """Sealed rightly, beside another public half: receipts would never verify."""
     stored = make_stored_key()
     trusted = stored.trusted
-    sealed = encrypt_seed(
-        KEY_ENCRYPTION_KEY, trusted.tenant_id, trusted.key_id, bytes(32), bytes(12)
-    )
+    sealed = encrypt_seed(KEY_ENCRYPTION_KEY, trusted, bytes(32), bytes(12))
     with pytest.raises(ConfigurationError, match="is not its own"):
         decrypt_signing_key(KEY_ENCRYPTION_KEY, StoredKey(trusted, sealed))
 
