@@ -1,26 +1,26 @@
 """The only place that wires: settings in, a running service out."""
 
-import logging
-import signal
-import sys
-import threading
-from collections.abc import Callable
 from contextlib import ExitStack
-from queue import Empty, SimpleQueue
 
 import structlog
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from prometheus_client import CollectorRegistry, start_http_server
 
+from oars_grpc.background import run_in_background, upkeep_jobs
 from oars_grpc.core.page_token import PageTokens
-from oars_grpc.errors import ConfigurationError, FailedPrecondition, NotFound, OarsError
+from oars_grpc.errors import ConfigurationError, FailedPrecondition, NotFound
 from oars_grpc.local.postgres import EmbeddedPostgres
+from oars_grpc.process import catch_signals, stay_on, wait_for_signal
 from oars_grpc.settings import Settings
 from oars_grpc.storage.appender import CoalescingLedger
+from oars_grpc.storage.controls import PostgresControlStore
 from oars_grpc.storage.engine import open_engine, ping
+from oars_grpc.storage.evidence_store import PostgresEvidenceStore
+from oars_grpc.storage.log_store import PostgresLogStore
 from oars_grpc.storage.receipts import PostgresReceiptStore
 from oars_grpc.storage.registry import PostgresRegistryStore
+from oars_grpc.storage.retention import PostgresHoldStore
 from oars_grpc.storage.schema import migrate
 from oars_grpc.storage.upkeep import PostgresUpkeepStore
 from oars_grpc.system import SystemChance, SystemClock
@@ -39,32 +39,22 @@ from oars_grpc.transport.server import OarsServer, ServerLimits, UseCases
 from oars_grpc.transport.trusted_identities import TrustedIdentities
 from oars_grpc.use_cases.actions import Actions
 from oars_grpc.use_cases.approvals import Approvals
+from oars_grpc.use_cases.control_tags import ControlTags
+from oars_grpc.use_cases.controls import Controls
+from oars_grpc.use_cases.events import EventWriter
+from oars_grpc.use_cases.evidence import Evidence
 from oars_grpc.use_cases.keyring import Keyring, PolicyShelf
+from oars_grpc.use_cases.legal_holds import LegalHolds
+from oars_grpc.use_cases.log import Log
 from oars_grpc.use_cases.policies import Policies
 from oars_grpc.use_cases.receipts import Receipts
+from oars_grpc.use_cases.retention import Retention
+from oars_grpc.use_cases.signed_logs import SignedLogs
 from oars_grpc.use_cases.tenants import Tenants
 from oars_grpc.use_cases.upkeep import Upkeep
-
-_SIGNAL_SECONDS = 0.5
+from oars_grpc.use_cases.verification import ReceiptVerifier
 
 _log = structlog.get_logger("oars")
-
-
-def configure_logging(level: str) -> None:
-    """JSON lines on standard error; bodies, headers and keys are never logged."""
-    structlog.configure(
-        processors=[
-            structlog.stdlib.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 def run_migrations(settings: Settings) -> None:
@@ -76,34 +66,18 @@ def run_migrations(settings: Settings) -> None:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain: calls under way finish, nothing is lost."""
-    # A handler may interrupt the very wait for it; of all queues and events only this one's put may
-    # be called there.
-    signals: SimpleQueue[int] = SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: signals.put(received))
+    signals = catch_signals()
     with ExitStack() as stack:
         start(settings, stack)
-        _wait_for_signal(signals)
+        wait_for_signal(signals)
         _log.info("draining", seconds=settings.drain_seconds)
-
-
-def _wait_for_signal(signals: "SimpleQueue[int]") -> None:
-    """Wait until a handler has put a signal.
-
-    A signal that reaches another thread, or just before the wait begins, does not end the wait, and
-    handlers run in this thread alone: it wakes now and then to let them.
-    """
-    while True:
-        try:
-            signals.get(timeout=_SIGNAL_SECONDS)
-        except Empty:
-            continue
-        return
 
 
 def start(settings: Settings, stack: ExitStack) -> OarsServer:
     """Start everything; `stack` stops it in the reverse order."""
     url, migration_url = _database(settings, stack)
+    if settings.processor is not None:
+        stay_on(settings.processor)  # before any thread, and after Postgres, which may go anywhere
     if settings.migrate_on_start:
         migrate(migration_url)
     engine = open_engine(
@@ -121,6 +95,14 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
     stack.callback(ledger.close)  # after the drain: whoever is being answered still commits
     keyring = Keyring(settings.key_encryption_key, chance, clock)
     shelf, tokens = PolicyShelf(), PageTokens(_derived(settings, b"oars page tokens"))
+    receipts, log_store = PostgresReceiptStore(engine), PostgresLogStore(engine)
+    logs = SignedLogs(
+        store=log_store, registry=registry, keyring=keyring, prefix=settings.log_origin
+    )
+    controls = PostgresControlStore(engine)
+    tags = ControlTags(controls)
+    handed_out = Receipts(store=receipts, tags=tags, ledger=ledger, tokens=tokens)
+    log = Log(store=log_store, receipts=receipts, logs=logs)
     use_cases = UseCases(
         actions=Actions(
             ledger=ledger,
@@ -133,6 +115,22 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
         approvals=Approvals(
             ledger=ledger, keyring=keyring, tokens=tokens, clock=clock, chance=chance
         ),
+        controls=Controls(
+            registry=registry,
+            store=controls,
+            tags=tags,
+            events=EventWriter(keyring),
+            tokens=tokens,
+            clock=clock,
+            chance=chance,
+        ),
+        evidence=Evidence(
+            store=PostgresEvidenceStore(engine),
+            log_store=log_store,
+            logs=logs,
+            keyring=keyring,
+            clock=clock,
+        ),
         policies=Policies(
             registry=registry,
             ledger=ledger,
@@ -141,9 +139,26 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
             clock=clock,
             chance=chance,
         ),
-        receipts=Receipts(store=PostgresReceiptStore(engine), ledger=ledger, tokens=tokens),
+        receipts=handed_out,
+        holds=LegalHolds(
+            registry=registry,
+            store=PostgresHoldStore(engine),
+            keyring=keyring,
+            tokens=tokens,
+            clock=clock,
+            chance=chance,
+        ),
+        log=log,
+        verifier=ReceiptVerifier(
+            store=receipts, receipts=handed_out, log=log, log_prefix=settings.log_origin
+        ),
         tenants=Tenants(
-            registry=registry, keyring=keyring, tokens=tokens, clock=clock, chance=chance
+            registry=registry,
+            keyring=keyring,
+            tokens=tokens,
+            clock=clock,
+            chance=chance,
+            log_prefix=settings.log_origin,
         ),
     )
     upkeep = Upkeep(
@@ -153,6 +168,7 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
         clock=clock,
         chance=chance,
     )
+    retention = Retention(registry=registry, keyring=keyring, clock=clock, chance=chance)
     authenticator = _authenticator(settings, metrics, clock)
 
     def make_pipeline(pools: Pools) -> Pipeline:
@@ -175,7 +191,8 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
     )
     address = _listen(settings, server)
     _check_key_encryption_key(registry, ledger, keyring)
-    _run_upkeep(upkeep, settings.upkeep_seconds, metrics, stack)
+    jobs = upkeep_jobs(upkeep=upkeep, tags=tags, retention=retention, metrics=metrics)
+    run_in_background(jobs, settings.upkeep_seconds, stack)
     server.start()
     stack.callback(server.drain, settings.drain_seconds, settings.lame_duck_seconds)
     _log.info("listening", address=address, mode=settings.mtls_mode)
@@ -256,39 +273,3 @@ def _listen(settings: Settings, server: OarsServer) -> str:
             raise ConfigurationError("TLS needs certificate, private key and client CA files")
         port = server.listen_tls(settings.listen, TlsFiles(certificate, key, authorities))
     return f"{settings.listen.rpartition(':')[0]}:{port}"
-
-
-def _run_upkeep(upkeep: Upkeep, pause: float, metrics: Metrics, stack: ExitStack) -> None:
-    """Run rounds of upkeep in the background until the stack unwinds."""
-    stopping = threading.Event()
-
-    def expire() -> None:
-        report = upkeep.expire_due()
-        metrics.expired_actions.inc(report.expired)
-        metrics.expiry_failures.inc(len(report.failures))
-        for failure in report.failures:
-            _log.error(
-                "an action could not be expired",
-                tenant_id=failure.due.tenant_id,
-                action_id=failure.due.action_id,
-                error=repr(failure.error),
-            )
-
-    def purge() -> None:
-        metrics.purged_outcomes.inc(upkeep.purge_outcomes())
-
-    def rounds() -> None:
-        while not stopping.wait(pause):
-            for job in (expire, purge):
-                try:
-                    job()
-                except OarsError as error:
-                    _log.warning("upkeep failed, next round follows", error=error.message)
-                except Exception:  # noqa: BLE001 - a fault of one round must not end all rounds
-                    _log.exception("upkeep failed, next round follows")
-
-    thread = threading.Thread(target=rounds, name="upkeep", daemon=True)
-    thread.start()
-    stop: Callable[[], None] = stopping.set
-    stack.callback(thread.join)
-    stack.callback(stop)

@@ -13,12 +13,14 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from limits import parse
 
+from oars_grpc.core.note import is_key_name
 from oars_grpc.errors import ConfigurationError
 
 PREFIX = "OARS_"
 MODES = ("tls", "sidecar", "off")
 ENVIRONMENTS = ("production", "development")
 KEY_BYTES = 32
+MAXIMUM_ORIGIN = 255
 
 # Name: (default, meaning). An empty default means not set.
 SETTINGS: Mapping[str, tuple[str, str]] = {
@@ -39,7 +41,8 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "OARS_MIGRATE_ON_START": ("true", "whether serving migrates the schema first"),
     "OARS_DATABASE_POOL_SIZE": ("16", "connections to Postgres"),
     "OARS_STATEMENT_TIMEOUT_MS": ("5000", "longest statement"),
-    "OARS_WORKER_THREADS": ("16", "rpcs served at a time"),
+    "OARS_WORKER_THREADS": ("64", "rpcs served at a time"),
+    "OARS_PROCESSOR": ("", "number of the processor to stay on, from 0; default: any"),
     "OARS_QUEUED_RPCS": ("256", "rpcs that may wait for a thread before more are refused"),
     "OARS_STREAMS": ("64", "watches served at a time"),
     "OARS_WATCH_SECONDS": ("300", "longest watch before its final event"),
@@ -47,6 +50,7 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "OARS_DRAIN_SECONDS": ("20", "how long calls under way may take after SIGTERM"),
     "OARS_LAME_DUCK_SECONDS": ("5", "of these, how long new calls are served still"),
     "OARS_METRICS_LISTEN": ("127.0.0.1:9464", "host:port for Prometheus; off for none"),
+    "OARS_LOG_ORIGIN": ("oars", "what log origins begin with: a name you own, kept for good"),
     "OARS_UPKEEP_SECONDS": ("5", "pause between rounds of expiry and purging"),
     "OARS_LOG_LEVEL": ("info", "debug, info, warning or error"),
 }
@@ -73,6 +77,7 @@ class Settings:
     database_pool_size: int
     statement_timeout_ms: int
     worker_threads: int
+    processor: int | None
     queued_rpcs: int
     streams: int
     watch_seconds: int
@@ -80,8 +85,30 @@ class Settings:
     drain_seconds: int
     lame_duck_seconds: int
     metrics_listen: tuple[str, int] | None
+    log_origin: str
     upkeep_seconds: int
     log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Where the database is; all that a command needs that only reads it."""
+
+    url: str = field(repr=False)
+    data_directory: Path
+
+
+def read_database_settings(environment: Mapping[str, str]) -> DatabaseSettings:
+    """The settings of an environment that say where the database is.
+
+    Raises:
+        ConfigurationError: naming the variable at fault.
+    """
+    reader = _Reader(environment)
+    return DatabaseSettings(
+        url=reader.database_url("OARS_DATABASE_URL"),
+        data_directory=Path(reader.text("OARS_DATA_DIRECTORY")),
+    )
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -127,6 +154,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         database_pool_size=reader.number("OARS_DATABASE_POOL_SIZE", 2, 500),
         statement_timeout_ms=reader.number("OARS_STATEMENT_TIMEOUT_MS", 100, 600_000),
         worker_threads=reader.number("OARS_WORKER_THREADS", 1, 500),
+        processor=reader.optional_number("OARS_PROCESSOR", 0, 4095),
         queued_rpcs=reader.number("OARS_QUEUED_RPCS", 1, 100_000),
         streams=reader.number("OARS_STREAMS", 1, 10_000),
         watch_seconds=reader.number("OARS_WATCH_SECONDS", 1, 86_400),
@@ -134,6 +162,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         drain_seconds=reader.number("OARS_DRAIN_SECONDS", 0, 3600),
         lame_duck_seconds=reader.number("OARS_LAME_DUCK_SECONDS", 0, 3600),
         metrics_listen=reader.address("OARS_METRICS_LISTEN"),
+        log_origin=reader.origin("OARS_LOG_ORIGIN"),
         upkeep_seconds=reader.number("OARS_UPKEEP_SECONDS", 1, 3600),
         log_level=reader.choice("OARS_LOG_LEVEL", ("debug", "info", "warning", "error")),
     )
@@ -189,6 +218,18 @@ class _Reader:
         if not digits or not minimum <= int(value) <= maximum:
             raise ConfigurationError(f"{name} must be from {minimum} to {maximum}, not {value!r}")
         return int(value)
+
+    def optional_number(self, name: str, minimum: int, maximum: int) -> int | None:
+        return self.number(name, minimum, maximum) if self.text(name) else None
+
+    def origin(self, name: str) -> str:
+        value = self.text(name)
+        if not is_key_name(value) or value.endswith("/") or len(value) > MAXIMUM_ORIGIN:
+            raise ConfigurationError(
+                f"{name} must be at most {MAXIMUM_ORIGIN} printable characters without spaces and"
+                f" plus signs, and without a slash at the end, not {value!r}"
+            )
+        return value
 
     def rate(self, name: str) -> str:
         value = self.text(name)

@@ -1,11 +1,11 @@
 """The world as it is: the clock and the operating system's randomness."""
 
 import os
+import threading
+import time
 from datetime import UTC, datetime
 
-import uuid6
-
-from oars_grpc.core.ids import format_id
+from oars_grpc.core.ids import format_number
 
 
 class SystemClock:
@@ -19,9 +19,24 @@ class SystemClock:
 class SystemChance:
     """Ids by UUIDv7 (RFC 9562), bytes from the operating system."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last_tick = 0
+
     def new_id(self, prefix: str) -> str:
-        """A new id; monotonic within the process."""
-        return format_id(prefix, uuid6.uuid7())
+        """A new id; monotonic within the process.
+
+        The 12 bits after the milliseconds are their fraction (RFC 9562 section 6.2, method 3), so
+        that four million ids a second stay true to the clock. A whole millisecond for each id, as
+        libraries take it, would have the ids of a busy server run ahead of time by hours.
+        """
+        with self._lock:
+            tick = max(time.time_ns() * 4096 // 1_000_000, self._last_tick + 1)
+            self._last_tick = tick
+        chance = int.from_bytes(os.urandom(8), "big") >> 2
+        milliseconds, fraction = tick >> 12, tick & 4095
+        value = milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | chance
+        return format_number(prefix, value)
 
     def random_bytes(self, count: int) -> bytes:
         """Bytes that nobody can guess."""

@@ -6,7 +6,10 @@ import click
 
 from oars_grpc.cli.demo import demo
 from oars_grpc.cli.dev import dev
+from oars_grpc.cli.evidence import evidence
 from oars_grpc.cli.keys import keys
+from oars_grpc.cli.log import log
+from oars_grpc.cli.receipts import receipts
 from oars_grpc.cli.serve import migrate, serve
 from oars_grpc.cli.verify import verify
 from oars_grpc.errors import OarsError
@@ -24,6 +27,9 @@ commands.add_command(dev)
 commands.add_command(demo)
 commands.add_command(verify)
 commands.add_command(keys)
+commands.add_command(log)
+commands.add_command(evidence)
+commands.add_command(receipts)
 
 
 def main() -> None:

@@ -3,15 +3,20 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+
 from oars_grpc.core.envelope import Envelope, envelope_from_json
-from oars_grpc.core.keys import KeyState, TrustedKey
+from oars_grpc.core.keys import KeyPurpose, KeyState, TrustedKey
+from oars_grpc.core.note import ED25519, parse_vkey, raw_public_key
 
 MAXIMUM_FILE_BYTES = 256 * 1024 * 1024
+_SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
 def read_json(path: Path) -> Any:
@@ -58,6 +63,15 @@ def envelopes(value: Any) -> Iterator[Envelope]:
         raise ValueError("holds no envelope, receipt or receipts")
 
 
+def proof_texts(value: Any) -> Iterator[str]:
+    """The inclusion proofs in an answer of GetReceiptProof, or in a list of such answers."""
+    if isinstance(value, list):
+        for item in value:
+            yield from proof_texts(item)
+    elif isinstance(value, Mapping) and isinstance(value.get("proof"), str):
+        yield value["proof"]
+
+
 def trusted_keys(value: Any) -> tuple[TrustedKey, ...]:
     """The keys of an answer of ListTrustedKeys, or of a bare list of its keys.
 
@@ -84,6 +98,8 @@ def _key(entry: Mapping[str, Any]) -> TrustedKey:
     except binascii.Error as error:
         raise ValueError(f"publicKey is not base64: {error}") from error
     state = _member(entry, "state").removeprefix("KEY_STATE_").lower()
+    stated = _optional(entry, "purpose") or "KEY_PURPOSE_RECEIPT"
+    purpose = KeyPurpose(stated.removeprefix("KEY_PURPOSE_").lower())
     valid_from = _moment(entry, "validFrom")
     if valid_from is None:
         raise ValueError("validFrom is missing")
@@ -95,21 +111,63 @@ def _key(entry: Mapping[str, Any]) -> TrustedKey:
         valid_from=valid_from,
         valid_until=_moment(entry, "validUntil"),
         revoked_at=_moment(entry, "revokedAt"),
-        revocation_reason=entry.get("revocationReason", ""),
+        revocation_reason=_optional(entry, "revocationReason"),
+        purpose=purpose,
+        trusted_log_size=_size(entry, "trustedLogSize"),
+        origin=_origin(_optional(entry, "vkey"), public_key, purpose),
     )
 
 
-def _member(entry: Mapping[str, Any], name: str) -> str:
+def _value(entry: Mapping[str, Any], name: str) -> Any:
+    """A member in either spelling of the API."""
     snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
-    value = entry.get(name, entry.get(snake))
+    return entry.get(name, entry.get(snake))
+
+
+def _member(entry: Mapping[str, Any], name: str) -> str:
+    value = _value(entry, name)
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} is missing")
     return value
 
 
+def _optional(entry: Mapping[str, Any], name: str) -> str:
+    value = _value(entry, name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} is not text")
+    return value or ""
+
+
+def _size(entry: Mapping[str, Any], name: str) -> int | None:
+    """A 64-bit integer, which proto JSON writes as text; None where it is not there."""
+    value = _value(entry, name)
+    if value is None:
+        return None
+    text = str(value) if type(value) in {int, str} else ""
+    if not _SIZE.fullmatch(text):
+        raise ValueError(f"{name} is not the size of a log")
+    return int(text)
+
+
+def _origin(vkey: str, public_key: bytes, purpose: KeyPurpose) -> str:
+    """The log that a key says that it signs for, in its C2SP form."""
+    if not vkey:
+        return ""
+    verifier = parse_vkey(vkey)
+    try:
+        raw = raw_public_key(public_key)
+    except UnsupportedAlgorithm as error:
+        raise ValueError("publicKey is not an Ed25519 key") from error
+    if purpose is not KeyPurpose.CHECKPOINT or (verifier.kind, verifier.public_key) != (
+        ED25519,
+        raw,
+    ):
+        raise ValueError("vkey is not that of publicKey, or the key signs no checkpoints")
+    return verifier.name
+
+
 def _moment(entry: Mapping[str, Any], name: str) -> datetime | None:
-    snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
-    text = entry.get(name, entry.get(snake))
+    text = _value(entry, name)
     if text is None:
         return None
     moment = datetime.fromisoformat(text)

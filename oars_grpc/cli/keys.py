@@ -1,9 +1,11 @@
-"""`oars keys`: make a key-encryption key, fetch a tenant's public keys, rotate its signing key."""
+"""`oars keys`: make a key-encryption key, fetch a tenant's public keys, rotate and revoke them."""
 
 import base64
 import json
 import os
+import re
 import ssl
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,11 @@ import click
 import httpx
 
 from oars_grpc.cli.key_files import read_json
+from oars_grpc.core.keys import KeyPurpose
+from oars_grpc.core.receipt import format_time
 from oars_grpc.settings import KEY_BYTES
+
+_KEY_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 _connection = click.option(
     "--connection",
@@ -59,12 +65,55 @@ def list_keys(connection_file: Path, tenant: str) -> None:
 @keys.command()
 @_connection
 @_tenant
-def rotate(connection_file: Path, tenant: str) -> None:
+@click.option(
+    "--purpose",
+    type=click.Choice([purpose.value for purpose in KeyPurpose]),
+    default=KeyPurpose.RECEIPT.value,
+    show_default=True,
+    help="What the key signs.",
+)
+def rotate(connection_file: Path, tenant: str, purpose: str) -> None:
     """Retire a tenant's signing key and make a new one active."""
     connection = _read(connection_file)
     tenant = tenant or connection["tenant"]
-    answer = _call(connection, "admin", "POST", f"/v1/tenants/{tenant}/keys:rotate")
-    click.echo(f"{tenant} signs with key {answer['key']['keyId']} from now on")
+    body = {"purpose": f"KEY_PURPOSE_{purpose.upper()}"}
+    answer = _call(connection, "admin", "POST", f"/v1/tenants/{tenant}/keys:rotate", body)
+    click.echo(f"{tenant} signs {purpose}s with key {answer['key']['keyId']} from now on")
+
+
+@keys.command()
+@click.argument("key_id")
+@_connection
+@_tenant
+@click.option("--reason", required=True, help="Why, for whoever verifies later.")
+@click.option(
+    "--compromised-at",
+    "compromised_at",
+    callback=lambda _context, _option, value: _moment(value),
+    metavar="TIME",
+    help="Since when others may have had it: RFC 3339, such as 2026-03-01T12:00:00Z."
+    "  [default: since now]",
+)
+def revoke(
+    key_id: str, connection_file: Path, tenant: str, reason: str, compromised_at: str | None
+) -> None:
+    """Revoke the key KEY_ID; one that is active is replaced. There is no way back.
+
+    What it signed is believed from now on only where the log is proven to have held it before.
+    """
+    if not _KEY_ID.fullmatch(key_id):
+        raise click.BadParameter("is not 16 hexadecimal digits in lower case", param_hint="KEY_ID")
+    connection = _read(connection_file)
+    tenant = tenant or connection["tenant"]
+    body = {"reason": reason} | ({"compromisedAt": compromised_at} if compromised_at else {})
+    path = f"/v1/tenants/{tenant}/keys/{key_id}:revoke"
+    answer = _call(connection, "admin", "POST", path, body)
+    click.echo(f"key {key_id} is revoked")
+    if "trustedLogSize" in answer["key"]:
+        size = answer["key"]["trustedLogSize"]
+        click.echo(f"what it signed is believed below index {size} of the log, given a proof")
+    if answer.get("replacement"):
+        click.echo(f"{tenant} signs with key {answer['replacement']['keyId']} from now on")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -76,9 +125,27 @@ def _read(path: Path) -> dict[str, Any]:
     return connection
 
 
-def _call(connection: dict[str, Any], role: str, method: str, path: str) -> dict[str, Any]:
+def _moment(text: str | None) -> str | None:
+    """A time of the command line as the API takes it."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter("is not a time in RFC 3339") from error
+    if moment.tzinfo is None:
+        raise click.BadParameter("has no time zone")
+    return format_time(moment)
+
+
+def _call(
+    connection: dict[str, Any],
+    role: str,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """The JSON that OARS answers to a role."""
-    body: dict[str, Any] | None = {} if method == "POST" else None
     try:
         identity = connection["identities"][role]
         context = ssl.create_default_context(cafile=connection["ca_certificate"])

@@ -17,19 +17,19 @@ def _documented(summary: str) -> str:
 @click.command(help=_documented("Serve the gRPC API until SIGTERM, then drain."))
 def serve() -> None:
     """Serve."""
-    from oars_grpc import main  # noqa: PLC0415 - `oars verify` must not need a server's libraries
+    from oars_grpc import main, process  # noqa: PLC0415 - `oars verify` needs no server
 
     settings = read_settings(os.environ)
-    main.configure_logging(settings.log_level)
+    process.configure_logging(settings.log_level)
     main.serve(settings)
 
 
 @click.command(help=_documented("Bring the database schema up to date, then leave."))
 def migrate() -> None:
     """Migrate."""
-    from oars_grpc import main  # noqa: PLC0415 - as above
+    from oars_grpc import main, process  # noqa: PLC0415 - as above
 
     settings = read_settings(os.environ)
-    main.configure_logging(settings.log_level)
+    process.configure_logging(settings.log_level)
     main.run_migrations(settings)
     click.echo("the schema is up to date")

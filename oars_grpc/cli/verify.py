@@ -1,162 +1,172 @@
-"""`oars verify`: receipts checked offline, with no server and no database."""
+"""`oars verify`: receipts and logs checked offline, with no server and no database."""
 
-import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from oars_grpc.cli.key_files import envelopes, read_json, trusted_keys
+from oars_grpc.cli.key_files import envelopes, proof_texts, read_json, trusted_keys
+from oars_grpc.cli.verify_bundle import BundleAware
+from oars_grpc.cli.verify_chains import GivenReceipts
+from oars_grpc.cli.verify_log import (
+    GivenLogs,
+    GivenProof,
+    given_proof,
+    read_checkpoint,
+    read_consistency,
+    read_proof,
+)
+from oars_grpc.cli.verify_output import print_json, print_table
 from oars_grpc.core.envelope import Envelope
-from oars_grpc.core.keys import TrustedKey
-from oars_grpc.core.receipt import Receipt, parse_receipt
-from oars_grpc.core.verification import (
-    CHAIN,
-    KEY_TRUST,
-    SIGNATURE,
-    Check,
-    CheckResult,
-    Verification,
-    verify_receipt,
-)
+from oars_grpc.core.inclusion import LogTrust
+from oars_grpc.core.note import is_key_name
+from oars_grpc.core.witness_policy import WitnessPolicy, parse_witness_policy
 
-_MARKS = {
-    CheckResult.PASSED: "[green]passed[/]",
-    CheckResult.FAILED: "[bold red]FAILED[/]",
-    CheckResult.NOT_CHECKED: "[dim]not checked[/]",
-}
+Content = TypeVar("Content")
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-@click.command()
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
-)
+@click.command(cls=BundleAware)
+@click.argument("files", nargs=-1, type=_FILE)
 @click.option(
     "--keys",
     "keys_file",
     required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=_FILE,
     help="Trusted keys: the JSON that GET /v1/trust/tenants/TENANT/keys answers.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a receipt.")
-def verify(files: tuple[Path, ...], keys_file: Path, *, as_json: bool) -> None:
-    """Verify receipts offline.
+@click.option(
+    "--proof",
+    "proof_files",
+    multiple=True,
+    type=_FILE,
+    help="Where one of the receipts stands in the log: a C2SP tlog-proof. Repeatable.",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoint_files",
+    multiple=True,
+    type=_FILE,
+    help="A checkpoint of the log, as a signed note. Repeatable.",
+)
+@click.option(
+    "--consistency",
+    "consistency_files",
+    multiple=True,
+    type=_FILE,
+    help="That one checkpoint continues another: what GetConsistencyProof answers. Repeatable.",
+)
+@click.option(
+    "--witnesses",
+    "witnesses_file",
+    type=_FILE,
+    help='Who must have cosigned every checkpoint: {"threshold": K, "witnesses": [VKEY, …]}.',
+)
+@click.option("--origin", default="", help="Believe only logs named PREFIX/TENANT.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a receipt or proof.")
+def verify(
+    files: tuple[Path, ...],
+    keys_file: Path,
+    proof_files: tuple[Path, ...],
+    checkpoint_files: tuple[Path, ...],
+    consistency_files: tuple[Path, ...],
+    witnesses_file: Path | None,
+    origin: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Verify receipts, and the log that holds them, offline.
 
     Each FILE holds a receipt, an envelope, a list of them, or an answer of the API that contains
-    receipts. Receipts of one action that are given together are also checked as a chain: one that
-    is missing between them, or a second one at the same place, makes the verdict invalid.
+    receipts or the proof of one. Receipts of one chain that are given together are also checked as
+    a chain: one that is missing between them, or a second one at the same place, makes the verdict
+    invalid. Two roots of one log at one size do so, too, wherever they were found.
 
-    Leaves with 0 when every receipt is valid, 1 when any is not, 2 when a file cannot be read.
+    An evidence bundle, a ZIP, is verified as a whole: `oars verify BUNDLE.zip --help`.
+
+    Leaves with 0 when everything is valid, 1 when anything is not, 2 when a file cannot be read.
     """
-    try:
-        keys = trusted_keys(read_json(keys_file))
-    except ValueError as error:
-        raise click.UsageError(f"{keys_file}: {error}") from error
+    keys = _read([keys_file], lambda path: trusted_keys(read_json(path)))[0]
+    log = LogTrust(_prefix(origin), _policy(witnesses_file))
     found: list[tuple[Path, Envelope]] = []
+    proofs = _read(proof_files, read_proof)
+    for path, (receipts, texts) in zip(files, _read(files, _contents), strict=True):
+        found += [(path, envelope) for envelope in receipts]
+        proofs += _read([path] * len(texts), _each(texts))
+    checkpoints = _read(checkpoint_files, read_checkpoint)
+    consistency = _read(consistency_files, read_consistency)
+    if not found and (files or not (checkpoints or consistency)):
+        raise click.UsageError("the files hold no receipts")
+    if log.witnesses is not None and not (proofs or checkpoints or consistency):
+        raise click.UsageError("--witnesses asks for a checkpoint, and none is given")
+    by_leaf, unused = _match(proofs, [envelope for _, envelope in found])
+    given = GivenReceipts([envelope for _, envelope in found], keys, log, by_leaf)
+    results = [(path, given.verify(envelope)) for path, envelope in found]
+    noted = list(zip(checkpoint_files, checkpoints, strict=True))
+    findings = GivenLogs(keys, log, noted, consistency, proofs).findings(unused)
+    (print_json if as_json else print_table)(results, findings)
+    valid = all(result.valid for _, result in results) and all(f.valid for f in findings)
+    sys.exit(0 if valid else 1)
+
+
+def _read(files: Sequence[Path], read: Callable[[Path], Content]) -> list[Content]:
+    """What the files hold.
+
+    Raises:
+        UsageError: naming the file that does not hold it.
+    """
+    contents = []
     for path in files:
         try:
-            found.extend((path, envelope) for envelope in envelopes(read_json(path)))
-        except ValueError as error:
+            contents.append(read(path))
+        except (ValueError, AttributeError) as error:
             raise click.UsageError(f"{path}: {error}") from error
-    if not found:
-        raise click.UsageError("the files hold no receipts")
-    given = Given([envelope for _, envelope in found], keys)
-    results = [(path, given.verify(envelope)) for path, envelope in found]
-    for path, result in results:
-        if as_json:
-            click.echo(json.dumps(_to_json(path, result)))
-    if not as_json:
-        _print(results)
-    sys.exit(0 if all(result.valid for _, result in results) else 1)
+    return contents
 
 
-class Given:
-    """The receipts given together, as chains: what stands before each, and where one is missing.
-
-    Only what a trusted key signed counts: a forged receipt beside good ones convicts itself alone.
-    """
-
-    def __init__(self, envelopes: Sequence[Envelope], keys: Sequence[TrustedKey]) -> None:
-        self._keys = keys
-        self._chains: dict[tuple[str, str], dict[int, list[Envelope]]] = {}
-        for envelope in envelopes:
-            receipt = _readable(envelope)
-            if receipt is not None and _is_signed(envelope, keys):
-                chain = self._chains.setdefault((receipt.tenant_id, receipt.action_id), {})
-                chain.setdefault(receipt.sequence, []).append(envelope)
-
-    def verify(self, envelope: Envelope) -> Verification:
-        """Verify one of the receipts along with its chain as far as it was given.
-
-        Where an earlier receipt of the action was given, the one before must have been given too.
-        Two different receipts at one place are a fork: a signer that says two things.
-        """
-        receipt = _readable(envelope)
-        if receipt is None:
-            return verify_receipt(envelope, self._keys)
-        chain = self._chains.get((receipt.tenant_id, receipt.action_id), {})
-        before = chain.get(receipt.sequence - 1, [])
-        named = [e for e in before if e.digest() == receipt.previous_receipt_digest]
-        previous = next(iter(named or before), None)
-        has_chain = any(sequence < receipt.sequence for sequence in chain)
-        result = verify_receipt(envelope, self._keys, previous, has_chain=has_chain)
-        if len({other.payload for other in chain.get(receipt.sequence, [])}) > 1:
-            detail = f"another receipt claims place {receipt.sequence} of the chain"
-            fork = Check(CHAIN, CheckResult.FAILED, detail)
-            checks = tuple(fork if check.name == CHAIN else check for check in result.checks)
-            result = replace(result, checks=checks)
-        return result
+def _contents(path: Path) -> tuple[list[Envelope], list[str]]:
+    """The receipts and the proofs in a file."""
+    value = read_json(path)
+    texts = list(proof_texts(value))
+    return ([] if texts else list(envelopes(value))), texts
 
 
-def _is_signed(envelope: Envelope, keys: Sequence[TrustedKey]) -> bool:
-    checks = {check.name: check.result for check in verify_receipt(envelope, keys).checks}
-    return checks[SIGNATURE] is checks[KEY_TRUST] is CheckResult.PASSED
+def _each(texts: Sequence[str]) -> Callable[[Path], GivenProof]:
+    left = iter(texts)
+    return lambda path: given_proof(path, next(left))
 
 
-def _readable(envelope: Envelope) -> Receipt | None:
-    try:
-        return parse_receipt(envelope)
-    except ValueError:
+def _prefix(origin: str) -> str:
+    if origin and (not is_key_name(origin) or origin.endswith("/")):
+        raise click.UsageError("--origin: is not what the name of a log begins with")
+    return origin
+
+
+def _policy(path: Path | None) -> WitnessPolicy | None:
+    if path is None:
         return None
+    return _read([path], lambda file: parse_witness_policy(read_json(file)))[0]
 
 
-def _to_json(path: Path, result: Verification) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "receiptId": result.receipt.receipt_id if result.receipt else None,
-        "valid": result.valid,
-        "keyId": result.key_id,
-        "checks": {
-            check.name: {"result": check.result.value, "detail": check.detail}
-            for check in result.checks
-        },
-        "errors": list(result.errors),
-    }
+def _match(
+    proofs: Sequence[GivenProof], found: Sequence[Envelope]
+) -> tuple[dict[bytes, list[str]], list[GivenProof]]:
+    """The proofs of each leaf, and those that show none of the receipts.
 
-
-def _print(results: Sequence[tuple[Path, Verification]]) -> None:
-    table = Table("receipt", "signature", "key trust", "schema", "chain", "verdict")
-    for path, result in results:
-        receipt = result.receipt
-        name = _printable(str(path))
-        if receipt:
-            name = f"{_printable(receipt.type)}\n[dim]{_printable(receipt.receipt_id)}[/]"
-        verdict = "[bold green]valid[/]" if result.valid else "[bold red]NOT VALID[/]"
-        table.add_row(name, *(_MARKS[check.result] for check in result.checks), verdict)
-    console = Console()
-    console.print(table)
-    for path, result in results:
-        for error in result.errors:
-            console.print(_printable(f"{path}: {error}"), style="red")
-
-
-def _printable(text: str) -> str:
-    """Text from a file made safe for a terminal: it may be hostile, and pose as a verdict."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return escape(shown)
+    A proof does not say what it is a proof of. The only proof beside the only receipt is meant for
+    it, and is told to fail by the receipt's own check.
+    """
+    leaves = {envelope.leaf_hash() for envelope in found}
+    by_leaf: dict[bytes, list[str]] = {}
+    unused = []
+    for proof in proofs:
+        shown = [leaf for leaf in leaves if proof.shows(leaf)]
+        if not shown and len(leaves) == len(proofs) == 1:
+            shown = list(leaves)
+        for leaf in shown:
+            by_leaf.setdefault(leaf, []).append(proof.text)
+        if not shown:
+            unused.append(proof)
+    return by_leaf, unused

@@ -54,16 +54,23 @@ def decide(
     policy: CompiledPolicy,
     risk_config: RiskConfig,
     now: datetime,
+    *,
+    input_bytes: bytes | None = None,
 ) -> Decision:
-    """Assess the risk, evaluate the policy. Pure; never raises for what a request may hold."""
-    risk = assess_risk(request, risk_config)
-    return Decision(reference, evaluate(policy, action_facts(request, risk, now)), risk)
+    """Assess the risk, evaluate the policy. Pure; never raises for what a request may hold.
+
+    `input_bytes` spares a second canonical encoding to a caller that has made one.
+    """
+    encoded = request.input_bytes() if input_bytes is None else input_bytes
+    risk = assess_risk(request, risk_config, input_bytes=encoded)
+    facts = action_facts(request, risk, now, input_bytes=encoded)
+    return Decision(reference, evaluate(policy, facts), risk)
 
 
 # Receipts are leaves of a log whose entries hold at most 65,535 bytes (C2SP tlog-tiles), and a
 # policy may have a thousand rules that match. Bytes of each list that a receipt repeats:
 _RULES_BYTES, _FACTS_BYTES, _NAMES_BYTES = 12_288, 6_144, 2_048
-_MAXIMUM_TEXT = 256
+_MAXIMUM_TEXT, _EXPLANATION = 256, 1024
 
 
 def decision_for_receipt(decision: Decision) -> dict[str, Any]:
@@ -73,6 +80,15 @@ def decision_for_receipt(decision: Decision) -> dict[str, Any]:
     `omitted` counts the entries that were cut, and is empty in any ordinary decision.
     """
     whole = decision_to_json(decision)
+    encoded = statement_json(whole)
+    digest = sha256_hex(encoded)
+    if len(encoded) <= _NAMES_BYTES and all(
+        len(value) <= _MAXIMUM_TEXT for _, value in decision.evaluation.facts_read
+    ):
+        whole["omitted"] = {}  # the whole is within the least of the bounds, so nothing is cut
+        whole["explanation"] = whole["explanation"][:_EXPLANATION]
+        whole["decisionDigest"] = digest
+        return whole
     facts = [{"name": fact["name"], "value": _short(fact["value"])} for fact in whole["facts"]]
     bounds = {
         "rules": (whole["rules"], _RULES_BYTES),
@@ -90,9 +106,9 @@ def decision_for_receipt(decision: Decision) -> dict[str, Any]:
     return {
         **whole,
         **kept,
-        "explanation": whole["explanation"][:1024],
+        "explanation": whole["explanation"][:_EXPLANATION],
         "omitted": omitted,
-        "decisionDigest": sha256_hex(statement_json(whole)),
+        "decisionDigest": digest,
     }
 
 

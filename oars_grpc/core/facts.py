@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -101,6 +102,7 @@ def fold(text: str) -> str:
     return visible(visible(text).casefold())
 
 
+@lru_cache(maxsize=4096)
 def split_name(name: str) -> tuple[str, str]:
     """The declared fact and the key of a name: `context.attributes.a.b` has key `a.b`."""
     for fact in ATTRIBUTE_FACTS:
@@ -250,6 +252,9 @@ def _evidence_facts(evidence: Mapping[str, float]) -> dict[str, float]:
     return facts
 
 
+_PLAIN = frozenset({int, float, bool, type(None), list, tuple, datetime})
+
+
 def _units(values: Iterable[Any], limit: int) -> tuple[int, int]:
     """Units and nesting depth of JSON values, counted no further than one past the limit."""
     units, depth = 0, 0
@@ -262,11 +267,13 @@ def _units(values: Iterable[Any], limit: int) -> tuple[int, int]:
             units += 1
             if units > limit:
                 return units, depth
+            kind = type(value)
             if isinstance(value, str):
                 # At most four bytes of UTF-8 a character.
                 units += len(value) // (16 if value.isascii() else 4)
-            elif isinstance(value, Mapping):
-                units += sum(len(key) for key in value) // 4
+            # Whether something is a mapping takes long to find out, and nearly all are plain.
+            elif kind is dict or (kind not in _PLAIN and isinstance(value, Mapping)):
+                units += sum(map(len, value)) // 4
                 pending.append(iter(value.values()))
                 break
             elif isinstance(value, list | tuple):

@@ -12,18 +12,26 @@ from oars_grpc.errors import InvalidArgument
 
 ACTION = "act"
 APPROVAL = "apr"
+CONTROL_MAPPING = "map"
+HOLD = "hold"
 POLICY = "pol"
 RECEIPT = "rcpt"
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]  # of 10 bits each
 _VALUE = {character: value for value, character in enumerate(_ALPHABET)}
+_SHIFTS = range(120, -1, -10)
 _BODY = re.compile(rf"[0-7][{_ALPHABET}]{{25}}")
 
 
 def format_id(prefix: str, uuid: UUID) -> str:
     """The id of a UUIDv7."""
-    value = uuid.int
-    digits = [_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5)]
+    return format_number(prefix, uuid.int)
+
+
+def format_number(prefix: str, value: int) -> str:
+    """The id of a UUIDv7 that is given as its 128-bit number."""
+    digits = [_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS]
     return f"{prefix}_{''.join(digits)}"
 
 

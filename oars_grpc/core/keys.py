@@ -37,7 +37,8 @@ class TrustedKey:
     """A public key and the window [valid_from, valid_until) in which its signatures count.
 
     `trusted_log_size` is of a revoked key: receipts that the log is proven to have held below this
-    index are still believed, because the log says so and not the key.
+    index are still believed, because the log says so and not the key. `origin` is of a key that
+    signs checkpoints: the log that it signs for, where a list of keys says so.
     """
 
     key_id: str
@@ -50,6 +51,7 @@ class TrustedKey:
     revocation_reason: str = ""
     purpose: KeyPurpose = KeyPurpose.RECEIPT
     trusted_log_size: int | None = None
+    origin: str = ""
 
     def refusal_at(self, moment: datetime) -> str | None:
         """Why a signature made at `moment` does not count; None if it does.
@@ -60,6 +62,10 @@ class TrustedKey:
         if self.state is KeyState.REVOKED:
             when = f" at {self.revoked_at.isoformat()}" if self.revoked_at else ""
             return f"key {self.key_id} was revoked{when}"
+        return self.window_refusal_at(moment)
+
+    def window_refusal_at(self, moment: datetime) -> str | None:
+        """Why `moment` is not in the key's window; None if it is. Revocation is not judged."""
         if moment < self.valid_from:
             return f"key {self.key_id} was not yet valid at {moment.isoformat()}"
         if self.valid_until is not None and moment >= self.valid_until:

@@ -10,8 +10,11 @@ from typing import Protocol, TypeVar
 
 from oars_grpc.core.approval import Approval
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
-from oars_grpc.core.keys import StoredKey, TrustedKey
+from oars_grpc.core.control_ports import ControlRows
+from oars_grpc.core.keys import KeyPurpose, StoredKey, TrustedKey
 from oars_grpc.core.receipt import Receipt
+from oars_grpc.core.receipt_filter import ReceiptFilter
+from oars_grpc.core.retention_ports import RetentionRows
 from oars_grpc.core.stored import (
     ActionFilter,
     ApprovalFilter,
@@ -19,7 +22,7 @@ from oars_grpc.core.stored import (
     Change,
     CommitResult,
     DueAction,
-    ReceiptFilter,
+    FoundReceipts,
     StoredAction,
     StoredPolicy,
     StoredReceipt,
@@ -85,19 +88,25 @@ class ReceiptStore(Protocol):
     def find_receipt(self, tenant_ids: Sequence[str], receipt_id: str) -> StoredReceipt | None:
         """The receipt, if it belongs to one of the tenants."""
 
-    def find_in_chain(self, tenant_id: str, action_id: str, sequence: int) -> StoredReceipt | None:
-        """The receipt at a place in an action's chain."""
-
-    def list_receipts(
-        self, tenant_id: str, which: ReceiptFilter, after: int, limit: int
+    def chain_before(
+        self, tenant_id: str, action_id: str, sequence: int, limit: int
     ) -> Sequence[StoredReceipt]:
-        """Receipts with leaf indices above `after` (-1: from the first), in log order."""
+        """What comes before a place in a chain, in order; of more than `limit` the last."""
+
+    def search_receipts(
+        self, tenant_id: str, which: ReceiptFilter, mapping_id: str, after: int, limit: int
+    ) -> FoundReceipts:
+        """At most `limit` receipts with leaf indices above `after` (-1: from the first), in order.
+
+        Those that match the filter and that a mapping picks, if `mapping_id` is not empty. Looks
+        at a bounded piece of the log, and says where to go on.
+        """
 
     def list_keys(self, tenant_id: str) -> Sequence[TrustedKey] | None:
         """All keys that the tenant ever had, oldest first; None if there is no such tenant."""
 
 
-class Registry(Protocol):
+class Registry(RetentionRows, ControlRows, Protocol):
     """One transaction on what administrators keep. Reads see what it has written."""
 
     def outcome(self, scope: IdempotencyScope) -> StoredOutcome | None:
@@ -123,6 +132,18 @@ class Registry(Protocol):
 
     def keys(self, tenant_id: str) -> Sequence[TrustedKey]:
         """All keys, oldest first."""
+
+    def active_key(self, tenant_id: str, purpose: KeyPurpose) -> StoredKey | None:
+        """The key that signs for the purpose."""
+
+    def lock_log(self, tenant_id: str) -> int:
+        """The size of the tenant's log, whose head stays locked until the end.
+
+        What has committed stands below it, what commits later at or above it.
+        """
+
+    def first_leaf_since(self, tenant_id: str, moment: datetime) -> int | None:
+        """The lowest index of a receipt that was recorded at the moment or later."""
 
     def insert_policy(self, policy: StoredPolicy) -> StoredPolicy:
         """Add a policy; the tenant's next version number is filled in."""

@@ -4,10 +4,13 @@ The payload is the truth; storage keeps these terms beside it, and the check of 
 anew.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +31,23 @@ class ReceiptTerms:
 
 def terms_of(payload: bytes) -> ReceiptTerms:
     """The terms of a payload that `parse_receipt` accepts."""
-    predicate: dict[str, Any] = orjson.loads(payload)["predicate"]
-    resource = predicate.get("resource", {})
-    decision = predicate.get("decision", {})
-    policy = predicate.get("policy", {})
-    return ReceiptTerms(
-        agent_id=predicate.get("agentId", ""),
-        user_id=predicate.get("userId", ""),
-        caller_subject=predicate.get("caller", {}).get("subject", ""),
-        tool_id=resource.get("toolId", ""),
-        operation=resource.get("operation", ""),
-        decision=decision.get("effect", ""),
-        policy_id=policy.get("policyId", ""),
-        policy_version=policy.get("version", 0),
-        risk_tier=decision.get("risk", {}).get("tier", ""),
-        rule_ids=tuple(sorted({rule["ruleId"] for rule in decision.get("rules", ())})),
-    )
+    return ReceiptTerms(**terms_by_name(orjson.loads(payload)["predicate"]))
+
+
+def terms_by_name(predicate: Mapping[str, Any]) -> dict[str, Any]:
+    """The terms of a predicate, by the names of `ReceiptTerms`."""
+    resource = predicate.get("resource", _NOTHING)
+    decision = predicate.get("decision", _NOTHING)
+    policy = predicate.get("policy", _NOTHING)
+    return {
+        "agent_id": predicate.get("agentId", ""),
+        "user_id": predicate.get("userId", ""),
+        "caller_subject": predicate.get("caller", _NOTHING).get("subject", ""),
+        "tool_id": resource.get("toolId", ""),
+        "operation": resource.get("operation", ""),
+        "decision": decision.get("effect", ""),
+        "policy_id": policy.get("policyId", ""),
+        "policy_version": policy.get("version", 0),
+        "risk_tier": decision.get("risk", _NOTHING).get("tier", ""),
+        "rule_ids": tuple(sorted({rule["ruleId"] for rule in decision.get("rules", ())})),
+    }

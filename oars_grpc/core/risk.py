@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from oars_grpc.core.action import ActionRequest
@@ -124,15 +125,14 @@ def assess_risk(
 
     `input_bytes` spares a second canonical encoding to a caller that has made one.
     """
-    operation_class, word = classify_operation(request.resource.operation)
+    resource, context = request.resource, request.context
+    operation_class, stated = _stated_signals(
+        resource.operation, context.environment, context.data_types, config
+    )
     size = len(request.input_bytes() if input_bytes is None else input_bytes)
     signals = (
-        RiskSignal(
-            f"operation.{operation_class.value}", getattr(config, operation_class.value), word
-        ),
-        *_environment_signals(request.context.environment, config),
-        *_data_signals(request.context.data_types, config),
-        *_target_signals(request.resource.target, config),
+        *stated,
+        *_target_signals(resource.target, config),
         *_size_signals(size, config),
         *_coherence_signals((evidence or {}).get("coherence"), config),
     )
@@ -152,6 +152,20 @@ def tier_of(score: int) -> RiskTier:
     if score >= HIGH_FROM:
         return RiskTier.HIGH
     return RiskTier.MEDIUM if score >= MEDIUM_FROM else RiskTier.LOW
+
+
+# What agents do and where are a few names over and over, unlike what they do it to.
+@lru_cache(maxsize=4096)
+def _stated_signals(
+    operation: str, environment: str, data_types: tuple[str, ...] | None, config: RiskConfig
+) -> tuple[OperationClass, tuple[RiskSignal, ...]]:
+    operation_class, word = classify_operation(operation)
+    weight = getattr(config, operation_class.value)
+    return operation_class, (
+        RiskSignal(f"operation.{operation_class.value}", weight, word),
+        *_environment_signals(environment, config),
+        *_data_signals(data_types, config),
+    )
 
 
 def _environment_signals(environment: str, config: RiskConfig) -> list[RiskSignal]:

@@ -52,11 +52,45 @@ class StoredAction:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """What is left to say of a receipt whose payload retention has erased.
+
+    `receipt_id` names the event that records the erasure; the digest, the leaf hash and the caller
+    are those of the payload that was.
+    """
+
+    erased_at: datetime
+    receipt_id: str
+    receipt_digest: str
+    leaf_hash: bytes
+    caller_subject: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredReceipt:
-    """A receipt at its place in the tenant's log."""
+    """A receipt at its place in the tenant's log.
+
+    Where `erasure` is set the payload of its envelope is empty, and neither signature nor digest
+    can be derived from it any more.
+    """
 
     leaf_index: int
     receipt: Receipt
+    erasure: Erasure | None = None
+
+    @property
+    def receipt_digest(self) -> str:
+        """Lower-case hex SHA-256 over the payload, also of one that is erased."""
+        if self.erasure is None:
+            return self.receipt.envelope.digest()
+        return self.erasure.receipt_digest
+
+    @property
+    def leaf_hash(self) -> bytes:
+        """The hash at its place in the log, also where the payload is erased."""
+        if self.erasure is None:
+            return self.receipt.envelope.leaf_hash()
+        return self.erasure.leaf_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +162,14 @@ class ApprovalFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class ReceiptFilter:
-    """Which receipts to list; empty fields do not restrict."""
+class FoundReceipts:
+    """What a bounded look through the log found.
 
-    action_id: str = ""
-    type: str = ""
+    The search goes on after the leaf `resume_after`; None where nothing is left.
+    """
+
+    receipts: tuple[StoredReceipt, ...]
+    resume_after: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,20 @@ DEFAULT_PERMIT_SECONDS = 15 * 60
 DEFAULT_APPROVAL_SECONDS = 24 * 60 * 60
 MAXIMUM_PERMIT_SECONDS = 24 * 60 * 60
 MAXIMUM_APPROVAL_SECONDS = 30 * 24 * 60 * 60
+MAXIMUM_RETENTION_DAYS = 36_500
 
 
 @dataclass(frozen=True, slots=True)
 class TenantSettings:
-    """What a tenant may set; lengths in seconds."""
+    """What a tenant may set; lengths in seconds.
+
+    `retention_days` is how long payloads are kept; 0 keeps them for good.
+    """
 
     permit_seconds: int = DEFAULT_PERMIT_SECONDS
     approval_seconds: int = DEFAULT_APPROVAL_SECONDS
     risk: RiskConfig = field(default_factory=RiskConfig)
+    retention_days: int = 0
 
 
 @dataclass(frozen=True, slots=True)

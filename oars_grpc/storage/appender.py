@@ -15,25 +15,51 @@ for the length of one transaction.
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from threading import Lock
 
 from sqlalchemy import Engine
 
 from oars_grpc.core.stored import Change, CommitResult
 from oars_grpc.errors import OarsError
-from oars_grpc.storage.ledger import PostgresLedger
+from oars_grpc.storage.commit_rows import PreparedChange
+from oars_grpc.storage.ledger import PostgresLedger, prepared_changes
 
 MAXIMUM_CHANGES = 64
 
 
-@dataclass(frozen=True, slots=True)
 class _Group:
-    """The changes of one call of `commit`, and where its results go."""
+    """The changes of one call of `commit`, and what became of them."""
 
-    changes: Sequence[Change]
-    results: Future[Sequence[CommitResult]] = field(default_factory=Future)
+    __slots__ = ("_done", "_error", "_results", "changes")
+
+    def __init__(self, changes: Sequence[PreparedChange]) -> None:
+        self.changes = changes
+        self._results: Sequence[CommitResult] = ()
+        self._error: Exception | None = None
+        self._done = Lock()  # held until they are done: a future would cost several times as much
+        self._done.acquire()
+
+    def wait(self) -> Sequence[CommitResult]:
+        """The results, when there are any.
+
+        Raises:
+            Exception: what kept the changes from being committed.
+        """
+        self._done.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._results
+
+    def succeed(self, results: Sequence[CommitResult]) -> None:
+        """Let the caller go on."""
+        self._results = results
+        self._done.release()
+
+    def fail(self, error: Exception) -> None:
+        """Let the caller go on with an error."""
+        self._error = error
+        self._done.release()
 
 
 class CoalescingLedger(PostgresLedger):
@@ -61,9 +87,9 @@ class CoalescingLedger(PostgresLedger):
         Raises:
             Unavailable: nobody may know whether the changes were committed; idempotency keys tell.
         """
-        group = _Group(changes)
+        group = _Group(prepared_changes(changes))
         self._queue.put(group)
-        return group.results.result()
+        return group.wait()
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
@@ -86,14 +112,14 @@ class CoalescingLedger(PostgresLedger):
 
     def _commit(self, groups: Sequence[_Group]) -> None:
         try:
-            results = super().commit([change for group in groups for change in group.changes])
+            results = self.commit_prepared([entry for group in groups for entry in group.changes])
         except Exception as error:  # noqa: BLE001 - belongs to the callers, not to this thread
             self._fail(groups, error)
             return
         start = 0
         for group in groups:
             end = start + len(group.changes)
-            group.results.set_result(results[start:end])
+            group.succeed(results[start:end])
             start = end
 
     def _fail(self, groups: Sequence[_Group], error: Exception) -> None:
@@ -105,7 +131,7 @@ class CoalescingLedger(PostgresLedger):
         """
         if isinstance(error, OarsError) or len(groups) == 1:
             for group in groups:
-                group.results.set_exception(error)
+                group.fail(error)
             return
         for group in groups:
             self._commit([group])

@@ -5,60 +5,93 @@ would be a new statement for every size.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Column, Connection, Table
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Column, Table
 
-Row = Mapping[str, object]
+from oars_grpc.storage.binary import Encode, array_of
+from oars_grpc.storage.prepared import Session, Statement, statement
 
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call] # SQLAlchemy leaves it untyped
+Row = Mapping[str, Any]
 
 
-def insert_sql(table: Table) -> str:
-    """INSERT rows of all columns in their order in the metadata."""
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """INSERT rows of all columns of a table."""
+
+    statement: Statement
+    columns: tuple[tuple[str, Encode], ...]
+
+    def write(self, session: Session, rows: Sequence[Row]) -> None:
+        """Insert the rows; without any, nothing."""
+        if rows:
+            session.execute(self.statement, self.parameters(rows))
+
+    def parameters(self, rows: Sequence[Row]) -> list[bytes]:
+        """The columns of the rows as arrays."""
+        return [encode([row[name] for row in rows]) for name, encode in self.columns]
+
+
+def insert_into(table: Table, ending: str = "") -> Insert:
+    """The statement of a table; `ending` follows its rows."""
     names = ", ".join(column.name for column in table.columns)
-    return f"INSERT INTO {table.name} ({names}) SELECT * FROM {_unnest(table.columns)}"  # noqa: S608 - names from our own metadata
+    text = f"INSERT INTO {table.name} ({names}) SELECT * FROM {_unnest(table.columns)}{ending}"  # noqa: S608 - names from our own metadata
+    return Insert(statement(f"insert {table.name}", text), _encoders(table.columns))
 
 
-def update_sql(table: Table, changed: Sequence[str]) -> str:
-    """UPDATE the rows that have the key and the version given.
+@dataclass(frozen=True, slots=True)
+class Update:
+    """UPDATE the rows that have the key and the version expected."""
 
-    The arrays are those of the primary key, of the changed columns (the new version among them)
-    and of the version that each row must have; then those of the key once more. The repetition
-    bounds what is read by the keys, whichever way around the planner joins: its plan may date
-    from when the table was empty.
+    statement: Statement
+    columns: tuple[tuple[str, Encode], ...]
+    versions: Encode
+
+    def write(self, session: Session, rows: Sequence[tuple[Row, int]]) -> None:
+        """Update rows, each of which is locked and given with the version that it must have.
+
+        Raises:
+            RuntimeError: one has another version.
+        """
+        if not rows:
+            return
+        parameters = [encode([row[name] for row, _ in rows]) for name, encode in self.columns]
+        parameters.append(self.versions([version for _, version in rows]))
+        if session.changed(self.statement, parameters) != len(rows):
+            raise RuntimeError("a locked row changed its version")
+
+
+def update_of(table: Table, changed: Sequence[str]) -> Update:
+    """The statement that changes the columns, the version among them.
+
+    The keys bound what is read, whichever way around the planner joins: its plan may date from when
+    the table was empty.
     """
     keys = [column.name for column in table.primary_key.columns]
-    given = [table.columns[name] for name in (*keys, *changed)] + [table.columns["version"]]
+    given = [table.columns[name] for name in (*keys, *changed)]
+    version = table.columns["version"]
     names = ", ".join((*keys, *changed, "expected_version"))
     assigned = ", ".join(f"{name} = new.{name}" for name in changed)
     matched = " AND ".join(f"old.{name} = new.{name}" for name in keys)
-    bounded = " AND ".join(f"old.{name} = ANY (%s::text[])" for name in keys)
-    return (
-        f"UPDATE {table.name} AS old SET {assigned} FROM {_unnest(given)} AS new ({names})"  # noqa: S608 - names from our own metadata
-        f" WHERE {matched} AND old.version = new.expected_version AND {bounded}"
+    bounded = " AND ".join(f"old.{name} = ANY (${at}::text[])" for at, name in enumerate(keys, 1))
+    text = (
+        f"UPDATE {table.name} AS old SET {assigned} FROM {_unnest([*given, version])}"  # noqa: S608 - names from our own metadata
+        f" AS new ({names}) WHERE {matched} AND old.version = new.expected_version AND {bounded}"
     )
+    _, versions = array_of(version)
+    return Update(statement(f"update {table.name}", text), _encoders(given), versions)
 
 
 def arrays(rows: Sequence[Sequence[object]]) -> tuple[list[object], ...]:
-    """Rows turned into columns, as the statements of this module take them."""
+    """Rows turned into columns, as statements of the driver take them."""
     return tuple(list(column) for column in zip(*rows, strict=True))
 
 
-def values(names: Iterable[str], row: Row) -> list[object]:
-    """The named columns of a row, in the order of the names."""
-    return [row[name] for name in names]
+def _unnest(columns: Iterable[Column[Any]]) -> str:
+    kinds = [array_of(column)[0] for column in columns]
+    return f"unnest({', '.join(f'${at}::{kind}' for at, kind in enumerate(kinds, 1))})"
 
 
-def insert(connection: Connection, table: Table, statement: str, rows: Sequence[Row]) -> None:
-    """Execute a statement of `insert_sql(table)`; without rows, nothing."""
-    if rows:
-        names = table.columns.keys()
-        columns = arrays([values(names, row) for row in rows])
-        connection.exec_driver_sql(statement, columns)
-
-
-def _unnest(columns: Iterable[Column[object]]) -> str:
-    # Binary: bytes as text would be twice as long, and elements of text need quoting.
-    parameters = [f"%b::{column.type.compile(_DIALECT).lower()}[]" for column in columns]
-    return f"unnest({', '.join(parameters)})"
+def _encoders(columns: Iterable[Column[Any]]) -> tuple[tuple[str, Encode], ...]:
+    return tuple((column.name, array_of(column)[1]) for column in columns)

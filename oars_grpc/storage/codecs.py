@@ -49,6 +49,8 @@ def tenant_row(tenant: Tenant) -> dict[str, Any]:
                 "permitSeconds": tenant.settings.permit_seconds,
                 "approvalSeconds": tenant.settings.approval_seconds,
                 "risk": tenant.settings.risk.to_json(),
+                # The database reads this one, too: `oars_retention_cutoff`.
+                "retentionDays": tenant.settings.retention_days,
             }
         ),
         "created_at": tenant.created_at,
@@ -71,7 +73,10 @@ def tenant_of(row: Row) -> Tenant:
 def _settings(raw: bytes) -> TenantSettings:
     value = orjson.loads(raw)
     return TenantSettings(
-        value["permitSeconds"], value["approvalSeconds"], RiskConfig.from_json(value["risk"])
+        value["permitSeconds"],
+        value["approvalSeconds"],
+        RiskConfig.from_json(value["risk"]),
+        value.get("retentionDays", 0),  # settings of before there was retention
     )
 
 

@@ -25,17 +25,17 @@ COMMIT, and poll besides).
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from oars_grpc.core.approval import Approval
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
 from oars_grpc.core.stored import Change, CommitResult, Committed, Replayed, Superseded
 from oars_grpc.core.tenant import TENANT_ID
 from oars_grpc.storage import tables
-from oars_grpc.storage.batch import arrays, insert_sql, values
+from oars_grpc.storage.batch import insert_into
+from oars_grpc.storage.binary import texts
 from oars_grpc.storage.codecs import outcome_of, outcome_row
 from oars_grpc.storage.commit_rows import PreparedChange, write_rows
 from oars_grpc.storage.log_append import Head, lock_heads
+from oars_grpc.storage.prepared import Session, Statement, statement
 from oars_grpc.storage.transaction import Collision
 
 # (tenant, id) of an action or approval; (tenant, caller, rpc, key) of an idempotency key.
@@ -43,30 +43,42 @@ Key = tuple[str, ...]
 
 # A lateral subquery with a lock is executed for one key after the other, in the order given, by
 # the primary key: neither the order of the locks nor the cost hangs on what the planner guesses.
-_LOCK_ACTIONS = (
+_LOCK_ACTIONS = statement(
+    "lock actions",
     "SELECT wanted.tenant_id, wanted.action_id, found.version"
-    " FROM unnest(%s::text[], %s::text[]) AS wanted (tenant_id, action_id), LATERAL ("
+    " FROM unnest($1::text[], $2::text[]) AS wanted (tenant_id, action_id), LATERAL ("
     "SELECT version FROM action WHERE tenant_id = wanted.tenant_id"
-    " AND action_id = wanted.action_id FOR UPDATE) AS found"
+    " AND action_id = wanted.action_id FOR UPDATE) AS found",
 )
-_LOCK_APPROVALS = (
+_LOCK_APPROVALS = statement(
+    "lock approvals",
     "SELECT wanted.tenant_id, wanted.approval_id, found.version"
-    " FROM unnest(%s::text[], %s::text[]) AS wanted (tenant_id, approval_id), LATERAL ("
+    " FROM unnest($1::text[], $2::text[]) AS wanted (tenant_id, approval_id), LATERAL ("
     "SELECT version FROM approval WHERE tenant_id = wanted.tenant_id"
-    " AND approval_id = wanted.approval_id FOR UPDATE) AS found"
+    " AND approval_id = wanted.approval_id FOR UPDATE) AS found",
 )
-_CLAIM_KEYS = (
-    f"{insert_sql(tables.idempotency_outcome)} ON CONFLICT DO NOTHING"
-    " RETURNING tenant_id, caller, rpc, key"
+_CLAIM_KEYS = insert_into(
+    tables.idempotency_outcome,
+    " ON CONFLICT DO NOTHING RETURNING tenant_id, caller, rpc, key",
 )
-_FIND_OUTCOMES = (
-    "SELECT found.tenant_id, found.caller, found.rpc, found.key, found.fingerprint,"
-    " found.response, found.created_at, found.expires_at"
-    " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])"
+_OUTCOME_COLUMNS = (
+    "tenant_id",
+    "caller",
+    "rpc",
+    "key",
+    "fingerprint",
+    "response",
+    "created_at",
+    "expires_at",
+)
+_FIND_OUTCOMES = statement(
+    "find outcomes",
+    f"SELECT {', '.join(f'found.{name}' for name in _OUTCOME_COLUMNS)}"  # noqa: S608 - names of our own
+    " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])"
     " AS wanted (tenant_id, caller, rpc, key), LATERAL ("
     "SELECT * FROM idempotency_outcome AS o"
     " WHERE o.tenant_id = wanted.tenant_id AND o.caller = wanted.caller"
-    " AND o.rpc = wanted.rpc AND o.key = wanted.key LIMIT 1) AS found"
+    " AND o.rpc = wanted.rpc AND o.key = wanted.key LIMIT 1) AS found",
 )
 
 
@@ -136,31 +148,31 @@ def check_change(change: Change) -> None:
         raise ValueError(f"the outcome is not of the tenant of {action.action_id}")
 
 
-def apply_changes(connection: Connection, changes: Sequence[PreparedChange]) -> list[CommitResult]:
+def apply_changes(session: Session, changes: Sequence[PreparedChange]) -> list[CommitResult]:
     """Steps 1 to 4; the caller commits. One result for each change, in their order."""
-    locked = _lock(connection, [prepared.change for prepared in changes])
+    locked = _lock(session, [prepared.change for prepared in changes])
     results: dict[int, CommitResult] = {}
     for entries in _rounds(changes):
-        results.update(_apply_round(connection, locked, entries))
+        results.update(_apply_round(session, locked, entries))
     return [results[position] for position in range(len(changes))]
 
 
-def _lock(connection: Connection, changes: Sequence[Change]) -> _Locked:
+def _lock(session: Session, changes: Sequence[Change]) -> _Locked:
     """Steps 1 and 2, for all rounds at once."""
     approvals = [change.approval for change in changes if change.approval is not None]
     return _Locked(
         # In this order: the arguments are evaluated one after the other.
-        actions=_locked_versions(connection, _LOCK_ACTIONS, map(_action_key, changes)),
-        approvals=_locked_versions(connection, _LOCK_APPROVALS, map(_approval_key, approvals)),
-        heads=lock_heads(connection, map(_tenant_of, changes)),
+        actions=_locked_versions(session, _LOCK_ACTIONS, map(_action_key, changes)),
+        approvals=_locked_versions(session, _LOCK_APPROVALS, map(_approval_key, approvals)),
+        heads=lock_heads(session, map(_tenant_of, changes)),
     )
 
 
-def _locked_versions(connection: Connection, statement: str, keys: Iterable[Key]) -> dict[Key, int]:
+def _locked_versions(session: Session, statement: Statement, keys: Iterable[Key]) -> dict[Key, int]:
     wanted = sorted(set(keys))
     if not wanted:
         return {}
-    rows = connection.exec_driver_sql(statement, arrays(wanted))
+    rows = session.rows(statement, _key_arrays(wanted))
     return {(tenant_id, thing_id): version for tenant_id, thing_id, version in rows}
 
 
@@ -188,15 +200,15 @@ def _rounds(changes: Sequence[PreparedChange]) -> Iterator[list[_Entry]]:
 
 
 def _apply_round(
-    connection: Connection, locked: _Locked, entries: Sequence[_Entry]
+    session: Session, locked: _Locked, entries: Sequence[_Entry]
 ) -> dict[int, CommitResult]:
     current = [entry for entry in entries if locked.is_as_expected(entry.change)]
     positions = {entry.position for entry in current}
-    claimed = _claim_keys(connection, current)
+    claimed = _claim_keys(session, current)
     won = [entry for entry in current if _wins(entry.change, claimed)]
     results: dict[int, CommitResult] = {entry.position: Committed() for entry in won}
     lost = [entry for entry in entries if entry.position not in results]
-    outcomes = _find_outcomes(connection, lost)
+    outcomes = _find_outcomes(session, lost)
     for entry in lost:
         scope = None if entry.change.outcome is None else entry.change.outcome.scope
         stored = None if scope is None else outcomes.get(_scope_key(scope))
@@ -209,36 +221,39 @@ def _apply_round(
         else:
             results[entry.position] = Superseded()
     if won:
-        write_rows(connection, [entry.prepared for entry in won], locked.heads)
+        write_rows(session, [entry.prepared for entry in won], locked.heads)
         for entry in won:
             locked.advance(entry.change)
     return results
 
 
-def _claim_keys(connection: Connection, entries: Sequence[_Entry]) -> set[Key]:
+def _claim_keys(session: Session, entries: Sequence[_Entry]) -> set[Key]:
     """Step 3: those of the keys that were free and now are taken."""
     outcomes = [entry.change.outcome for entry in entries if entry.change.outcome is not None]
     if not outcomes:
         return set()
     outcomes.sort(key=lambda outcome: _scope_key(outcome.scope))
-    names = tables.idempotency_outcome.columns.keys()
-    rows = [values(names, outcome_row(outcome)) for outcome in outcomes]
-    return {tuple(row) for row in connection.exec_driver_sql(_CLAIM_KEYS, arrays(rows))}
+    parameters = _CLAIM_KEYS.parameters([outcome_row(outcome) for outcome in outcomes])
+    return set(session.rows(_CLAIM_KEYS.statement, parameters))
 
 
 def _wins(change: Change, claimed: set[Key]) -> bool:
     return change.outcome is None or _scope_key(change.outcome.scope) in claimed
 
 
-def _find_outcomes(connection: Connection, lost: Sequence[_Entry]) -> dict[Key, StoredOutcome]:
+def _find_outcomes(session: Session, lost: Sequence[_Entry]) -> dict[Key, StoredOutcome]:
     wanted = [
         _scope_key(entry.change.outcome.scope) for entry in lost if entry.change.outcome is not None
     ]
     if not wanted:
         return {}
-    rows = connection.exec_driver_sql(_FIND_OUTCOMES, arrays(wanted)).mappings()
-    outcomes = [outcome_of(row) for row in rows]
+    rows = session.rows(_FIND_OUTCOMES, _key_arrays(wanted))
+    outcomes = [outcome_of(dict(zip(_OUTCOME_COLUMNS, row, strict=True))) for row in rows]
     return {_scope_key(outcome.scope): outcome for outcome in outcomes}
+
+
+def _key_arrays(keys: Sequence[Key]) -> list[bytes]:
+    return [texts(column) for column in zip(*keys, strict=True)]
 
 
 def _tenant_of(change: Change) -> str:

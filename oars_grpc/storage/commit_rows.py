@@ -6,13 +6,12 @@ This is step 4 of `commit`; `log_append` gives out the leaf indices under the lo
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from oars_grpc.core.stored import Change
 from oars_grpc.storage import tables
-from oars_grpc.storage.batch import Row, arrays, insert, insert_sql, update_sql, values
+from oars_grpc.storage.batch import Row, insert_into, update_of
 from oars_grpc.storage.ledger_codecs import action_row, approval_row
 from oars_grpc.storage.log_append import Head, LogRow, append_rows, log_row
+from oars_grpc.storage.prepared import Session
 
 _ACTION_CHANGES = (
     "state",
@@ -27,11 +26,11 @@ _ACTION_CHANGES = (
 )
 _APPROVAL_CHANGES = ("state", "decisions", "version")
 
-_INSERT_ACTIONS = insert_sql(tables.action)
-_INSERT_INPUTS = insert_sql(tables.action_body)
-_UPDATE_ACTIONS = update_sql(tables.action, _ACTION_CHANGES)
-_INSERT_APPROVALS = insert_sql(tables.approval)
-_UPDATE_APPROVALS = update_sql(tables.approval, _APPROVAL_CHANGES)
+_NEW_ACTIONS = insert_into(tables.action)
+_INPUTS = insert_into(tables.action_body)
+_CHANGED_ACTIONS = update_of(tables.action, _ACTION_CHANGES)
+_NEW_APPROVALS = insert_into(tables.approval)
+_CHANGED_APPROVALS = update_of(tables.approval, _APPROVAL_CHANGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,48 +64,24 @@ def prepare(change: Change) -> PreparedChange:
 
 
 def write_rows(
-    connection: Connection, prepared: Sequence[PreparedChange], heads: dict[str, Head]
+    session: Session, prepared: Sequence[PreparedChange], heads: dict[str, Head]
 ) -> None:
     """Write the rows, receipts in the order of the changes; `heads` grow with the logs."""
     created = [entry for entry in prepared if not entry.change.expected_action_version]
-    insert(connection, tables.action, _INSERT_ACTIONS, [entry.action for entry in created])
+    _NEW_ACTIONS.write(session, [entry.action for entry in created])
     inputs = [entry.action_input for entry in created if entry.action_input is not None]
-    insert(connection, tables.action_body, _INSERT_INPUTS, inputs)
-    _update(
-        connection,
-        _UPDATE_ACTIONS,
-        ("tenant_id", "action_id", *_ACTION_CHANGES),
-        [
-            (entry.action, entry.change.expected_action_version)
-            for entry in prepared
-            if entry.change.expected_action_version
-        ],
-    )
+    _INPUTS.write(session, inputs)
+    changed = [
+        (entry.action, entry.change.expected_action_version)
+        for entry in prepared
+        if entry.change.expected_action_version
+    ]
+    _CHANGED_ACTIONS.write(session, changed)
     approvals = [
         (entry.approval, entry.change.expected_approval_version)
         for entry in prepared
         if entry.approval is not None
     ]
-    opened = [row for row, expected in approvals if not expected]
-    insert(connection, tables.approval, _INSERT_APPROVALS, opened)
-    _update(
-        connection,
-        _UPDATE_APPROVALS,
-        ("tenant_id", "approval_id", *_APPROVAL_CHANGES),
-        [(row, expected) for row, expected in approvals if expected],
-    )
-    append_rows(connection, [row for entry in prepared for row in entry.receipts], heads)
-
-
-def _update(
-    connection: Connection,
-    statement: str,
-    names: Sequence[str],
-    expected: Sequence[tuple[Row, int]],
-) -> None:
-    if not expected:
-        return
-    columns = arrays([[*values(names, row), version] for row, version in expected])
-    # The keys once more, as `update_sql` says.
-    if connection.exec_driver_sql(statement, (*columns, *columns[:2])).rowcount != len(expected):
-        raise RuntimeError("a locked row changed its version")
+    _NEW_APPROVALS.write(session, [row for row, expected in approvals if not expected])
+    _CHANGED_APPROVALS.write(session, [(row, expected) for row, expected in approvals if expected])
+    append_rows(session, [row for entry in prepared for row in entry.receipts], heads)

@@ -17,11 +17,13 @@ from oars_grpc.core.stored import (
 )
 from oars_grpc.errors import FailedPrecondition, NotFound
 from oars_grpc.storage import tables
+from oars_grpc.storage.binary import texts
 from oars_grpc.storage.codecs import outcome_of, policy_of, stored_key_of, tenant_of
 from oars_grpc.storage.commit import apply_changes, check_change
-from oars_grpc.storage.commit_rows import prepare
+from oars_grpc.storage.commit_rows import PreparedChange, prepare
 from oars_grpc.storage.ledger_codecs import action_of, approval_of
-from oars_grpc.storage.transaction import read, read_page, valid_tenants, write
+from oars_grpc.storage.prepared import statement
+from oars_grpc.storage.transaction import read, read_page, valid_tenants, write_prepared
 
 # One statement is one snapshot: tenant, policy, revision, key and outcome belong together. Every
 # tenant has one row, with NULLs for what it lacks.
@@ -50,6 +52,12 @@ LEFT JOIN idempotency_outcome AS o ON o.tenant_id = t.tenant_id
     AND o.caller = %s AND o.rpc = %s AND o.key = %s
 WHERE t.tenant_id = %s
 """
+_ACTION_COLUMNS = tuple(tables.action.columns.keys())
+_FIND_ACTION = statement(
+    "find action",
+    f"SELECT {', '.join(_ACTION_COLUMNS)} FROM action"  # noqa: S608 - names from our own metadata
+    " WHERE tenant_id = ANY ($1::text[]) AND action_id = $2::text",
+)
 _TENANT_COLUMNS = ("tenant_id", "display_name", "settings", "created_at", "version")
 _POLICY_COLUMNS = (
     "policy_id",
@@ -73,6 +81,13 @@ _KEY_COLUMNS = (
     "trusted_log_size",
 )
 _OUTCOME_COLUMNS = ("fingerprint", "response", "created_at", "expires_at")
+
+
+def prepared_changes(changes: Sequence[Change]) -> list[PreparedChange]:
+    """Check the changes and make their rows; the transaction then only sends them."""
+    for change in changes:
+        check_change(change)
+    return [prepare(change) for change in changes]
 
 
 class PostgresLedger:
@@ -108,24 +123,27 @@ class PostgresLedger:
 
         See `commit` for the steps and what a crash after each of them leaves.
         """
-        for change in changes:
-            check_change(change)
+        return self.commit_prepared(prepared_changes(changes))
+
+    def commit_prepared(self, changes: Sequence[PreparedChange]) -> Sequence[CommitResult]:
+        """As `commit`, of changes whose rows are made."""
         if not changes:
             return []
-        prepared = [prepare(change) for change in changes]
-        tenant_ids = sorted({change.stored.action.request.tenant_id for change in changes})
-        return write(
-            self._engine, tenant_ids, lambda connection: apply_changes(connection, prepared)
+        tenant_ids = sorted({entry.change.stored.action.request.tenant_id for entry in changes})
+        return write_prepared(
+            self._engine, tenant_ids, lambda session: apply_changes(session, changes)
         )
 
     def find_action(self, tenant_ids: Sequence[str], action_id: str) -> StoredAction | None:
         """The action without its input, if it belongs to one of the tenants."""
-        query = select(tables.action).where(
-            tables.action.c.tenant_id.in_(valid_tenants(tenant_ids)),
-            tables.action.c.action_id == action_id,
+        valid = valid_tenants(tenant_ids)
+        if not valid:
+            return None
+        parameters = [texts(valid), action_id.encode()]
+        rows = write_prepared(
+            self._engine, valid, lambda session: session.rows(_FIND_ACTION, parameters)
         )
-        row = self._first(tenant_ids, query)
-        return None if row is None else action_of(row)
+        return action_of(dict(zip(_ACTION_COLUMNS, rows[0], strict=True))) if rows else None
 
     def find_approval(self, tenant_ids: Sequence[str], approval_id: str) -> Approval | None:
         """The approval, if it belongs to one of the tenants."""

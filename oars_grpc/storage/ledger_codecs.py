@@ -17,7 +17,7 @@ from oars_grpc.core.decision import decision_from_json, decision_to_json
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope, Signature
 from oars_grpc.core.identity import Principal, Role
 from oars_grpc.core.receipt import Receipt, caller_json, format_time, parse_time
-from oars_grpc.core.stored import StoredAction, StoredReceipt
+from oars_grpc.core.stored import Erasure, StoredAction, StoredReceipt
 from oars_grpc.storage.codecs import Row, utc, utc_or_none
 
 
@@ -182,8 +182,9 @@ def receipt_row(receipt: Receipt) -> dict[str, Any]:
 
 
 def receipt_of(row: Row) -> StoredReceipt:
-    """The receipt of a row with its payload."""
+    """The receipt of a row with its payload, or with the erasure of it."""
     signature = Signature(row["key_id"], bytes(row["signature"]))
+    payload = row["payload"]
     return StoredReceipt(
         row["leaf_index"],
         Receipt(
@@ -194,6 +195,20 @@ def receipt_of(row: Row) -> StoredReceipt:
             sequence=row["sequence"],
             previous_receipt_digest=row["previous_receipt_digest"],
             recorded_at=utc(row["recorded_at"]),
-            envelope=Envelope(PAYLOAD_TYPE, bytes(row["payload"]), (signature,)),
+            envelope=Envelope(PAYLOAD_TYPE, bytes(payload or b""), (signature,)),
         ),
+        _erasure_of(row) if payload is None else None,
+    )
+
+
+def _erasure_of(row: Row) -> Erasure:
+    # Without a record of its erasure a payload is lost, and nothing must pass for the rule.
+    if row["erased_at"] is None:
+        raise RuntimeError(f"leaf {row['leaf_index']} of {row['tenant_id']} lost its payload")
+    return Erasure(
+        erased_at=utc(row["erased_at"]),
+        receipt_id=row["event_receipt_id"],
+        receipt_digest=row["receipt_digest"],
+        leaf_hash=bytes(row["leaf_hash"]),
+        caller_subject=row["caller_subject"],
     )

@@ -16,29 +16,33 @@ from oars_grpc.core.receipt import NO_ACTION, Receipt
 from oars_grpc.core.receipt_terms import terms_of
 from oars_grpc.core.stored import StoredReceipt
 from oars_grpc.storage import tables
-from oars_grpc.storage.batch import arrays, insert, insert_sql
+from oars_grpc.storage.batch import insert_into
+from oars_grpc.storage.binary import blobs, int8s, texts
 from oars_grpc.storage.ledger_codecs import receipt_row
+from oars_grpc.storage.prepared import Session, session_of, statement
 
 # The columns of a receipt and of its payload.
 LogRow = Mapping[str, Any]
 
-_LOCK_HEADS = (
-    "SELECT tenant_id, size, revision, frontier FROM log_head WHERE tenant_id = ANY (%s::text[])"
-    " ORDER BY tenant_id FOR UPDATE"
+_LOCK_HEADS = statement(
+    "lock heads",
+    "SELECT tenant_id, size, revision, frontier FROM log_head WHERE tenant_id = ANY ($1::text[])"
+    " ORDER BY tenant_id FOR UPDATE",
 )
-_GROW_HEADS = (
+_GROW_HEADS = statement(
+    "grow heads",
     "UPDATE log_head AS head SET size = new.size, frontier = new.frontier"
-    " FROM unnest(%s::text[], %s::bigint[], %b::bytea[]) AS new (tenant_id, size, frontier)"
-    " WHERE head.tenant_id = new.tenant_id AND head.tenant_id = ANY (%s::text[])"
+    " FROM unnest($1::text[], $2::bigint[], $3::bytea[]) AS new (tenant_id, size, frontier)"
+    " WHERE head.tenant_id = new.tenant_id AND head.tenant_id = ANY ($1::text[])",
 )
 _LAST_EVENT = (
     "SELECT sequence, receipt_digest FROM receipt WHERE tenant_id = %s AND action_id = %s"
     " ORDER BY sequence DESC LIMIT 1"
 )
-_INSERT_RECEIPTS = insert_sql(tables.receipt)
-_INSERT_PAYLOADS = insert_sql(tables.receipt_body)
-_INSERT_RULES = insert_sql(tables.receipt_rule)
-_INSERT_NODES = insert_sql(tables.log_node)
+_RECEIPTS = insert_into(tables.receipt)
+_PAYLOADS = insert_into(tables.receipt_body)
+_RULES = insert_into(tables.receipt_rule)
+_NODES = insert_into(tables.log_node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +58,16 @@ class Head:
         return self.frontier.size
 
 
-def lock_heads(connection: Connection, tenant_ids: Iterable[str]) -> dict[str, Head]:
+def lock_heads(session: Session, tenant_ids: Iterable[str]) -> dict[str, Head]:
     """Lock the heads, in the order of their tenants.
 
     Raises:
         RuntimeError: a tenant has no log.
     """
     wanted = sorted(set(tenant_ids))
-    rows = connection.exec_driver_sql(_LOCK_HEADS, (wanted,))
     heads = {
-        tenant_id: Head(Frontier.from_bytes(size, bytes(frontier)), revision)
-        for tenant_id, size, revision, frontier in rows
+        tenant_id: Head(Frontier.from_bytes(size, frontier), revision)
+        for tenant_id, size, revision, frontier in session.rows(_LOCK_HEADS, [texts(wanted)])
     }
     if len(heads) != len(wanted):
         raise RuntimeError("a receipt belongs to a tenant without a log")
@@ -74,8 +77,10 @@ def lock_heads(connection: Connection, tenant_ids: Iterable[str]) -> dict[str, H
 def log_row(receipt: Receipt) -> LogRow:
     """All of a receipt's columns but the leaf index; made without a lock."""
     payload = receipt.envelope.payload
-    terms = asdict(terms_of(payload))
-    return {**receipt_row(receipt), **terms, "payload": payload}
+    row = receipt_row(receipt)
+    row.update(receipt.terms or asdict(terms_of(payload)))
+    row["payload"] = payload
+    return row
 
 
 def append_event(
@@ -85,16 +90,17 @@ def append_event(
 
     The head is locked first, so that of two events one comes after the other.
     """
-    heads = lock_heads(connection, [tenant_id])
+    session = session_of(connection)
+    heads = lock_heads(session, [tenant_id])
     last = connection.exec_driver_sql(_LAST_EVENT, (tenant_id, NO_ACTION)).one_or_none()
     sequence, digest = (0, "") if last is None else last
     receipt = compose(sequence + 1, digest)
-    (row,) = append_rows(connection, [log_row(receipt)], heads)
+    (row,) = append_rows(session, [log_row(receipt)], heads)
     return StoredReceipt(row["leaf_index"], receipt)
 
 
 def append_rows(
-    connection: Connection, rows: Sequence[LogRow], heads: dict[str, Head]
+    session: Session, rows: Sequence[LogRow], heads: dict[str, Head]
 ) -> Sequence[LogRow]:
     """Give the next leaf indices of their logs to the rows and write them; `heads` grow."""
     by_tenant: dict[str, list[dict[str, Any]]] = {}
@@ -120,14 +126,20 @@ def append_rows(
             for subtree, root in completed
         )
     tenant_ids = sorted(by_tenant)
+    frontiers = [heads[tenant_id].frontier for tenant_id in tenant_ids]
     grown = [
-        (tenant_id, heads[tenant_id].size, heads[tenant_id].frontier.to_bytes())
-        for tenant_id in tenant_ids
+        texts(tenant_ids),
+        int8s([frontier.size for frontier in frontiers]),
+        blobs([frontier.to_bytes() for frontier in frontiers]),
     ]
-    connection.exec_driver_sql(_GROW_HEADS, (*arrays(grown), tenant_ids))
-    insert(connection, tables.receipt, _INSERT_RECEIPTS, placed)
-    insert(connection, tables.receipt_body, _INSERT_PAYLOADS, placed)
-    rules = [{**row, "rule_id": rule_id} for row in placed for rule_id in row["rule_ids"]]
-    insert(connection, tables.receipt_rule, _INSERT_RULES, rules)
-    insert(connection, tables.log_node, _INSERT_NODES, nodes)
+    session.execute(_GROW_HEADS, grown)
+    _RECEIPTS.write(session, placed)
+    _PAYLOADS.write(session, placed)
+    rules = [
+        {"tenant_id": row["tenant_id"], "rule_id": rule_id, "leaf_index": row["leaf_index"]}
+        for row in placed
+        for rule_id in row["rule_ids"]
+    ]
+    _RULES.write(session, rules)
+    _NODES.write(session, nodes)
     return placed

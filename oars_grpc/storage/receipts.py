@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Engine, Select, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, select
 
 from oars_grpc.core.keys import TrustedKey
-from oars_grpc.core.stored import ReceiptFilter, StoredReceipt
+from oars_grpc.core.receipt_filter import ReceiptFilter
+from oars_grpc.core.stored import FoundReceipts, StoredReceipt
 from oars_grpc.storage import tables
 from oars_grpc.storage.codecs import trusted_key_of
 from oars_grpc.storage.ledger_codecs import receipt_of
+from oars_grpc.storage.receipt_search import find_leaves
+from oars_grpc.storage.retention_tables import erasure
 from oars_grpc.storage.transaction import read, read_page, valid_tenants
 
 
@@ -26,33 +29,50 @@ class PostgresReceiptStore:
         )
         return self._first(tenant_ids, query)
 
-    def find_in_chain(self, tenant_id: str, action_id: str, sequence: int) -> StoredReceipt | None:
-        """The receipt at a place in an action's chain."""
-        columns = tables.receipt.c
-        query = _receipts().where(
-            columns.tenant_id == tenant_id,
-            columns.action_id == action_id,
-            columns.sequence == sequence,
-        )
-        return self._first([tenant_id], query)
-
-    def list_receipts(
-        self, tenant_id: str, which: ReceiptFilter, after: int, limit: int
+    def chain_before(
+        self, tenant_id: str, action_id: str, sequence: int, limit: int
     ) -> Sequence[StoredReceipt]:
-        """Receipts with leaf indices above `after` (-1: from the first), in log order."""
-        columns = tables.receipt.c
-        query = _receipts().where(columns.tenant_id == tenant_id, columns.leaf_index > after)
-        if which.action_id:
-            query = query.where(columns.action_id == which.action_id)
-        if which.type:
-            query = query.where(columns.type == which.type)
+        """What comes before a place in a chain, in order; of more than `limit` the last."""
         if not valid_tenants([tenant_id]):
             return []
-        page = query.order_by(columns.leaf_index).limit(limit)
-        rows = read_page(
-            self._engine, [tenant_id], lambda connection: connection.execute(page).mappings().all()
+        columns = tables.receipt.c
+        query = (
+            _receipts()
+            .where(
+                columns.tenant_id == tenant_id,
+                columns.action_id == action_id,
+                columns.sequence < sequence,
+            )
+            .order_by(columns.sequence.desc())
+            .limit(limit)
         )
-        return [receipt_of(row) for row in rows]
+        rows = read_page(
+            self._engine, [tenant_id], lambda connection: connection.execute(query).mappings().all()
+        )
+        return [receipt_of(row) for row in reversed(rows)]
+
+    def search_receipts(
+        self, tenant_id: str, which: ReceiptFilter, mapping_id: str, after: int, limit: int
+    ) -> FoundReceipts:
+        """At most `limit` receipts with leaf indices above `after` (-1: from the first), in order.
+
+        Those that match the filter and that a mapping picks, if `mapping_id` is not empty.
+        """
+        columns = tables.receipt.c
+
+        def work(connection: Connection) -> FoundReceipts:
+            found = find_leaves(connection, tenant_id, which, mapping_id, after, limit)
+            query = (
+                _receipts()
+                .where(columns.tenant_id == tenant_id, columns.leaf_index.in_(found.leaves))
+                .order_by(columns.leaf_index)
+            )
+            rows = connection.execute(query).mappings() if found.leaves else ()
+            return FoundReceipts(tuple(receipt_of(row) for row in rows), found.resume_after)
+
+        if not valid_tenants([tenant_id]):
+            return FoundReceipts((), None)
+        return read_page(self._engine, [tenant_id], work)
 
     def list_keys(self, tenant_id: str) -> Sequence[TrustedKey] | None:
         """All keys that the tenant ever had, oldest first; None if there is no such tenant."""
@@ -93,8 +113,13 @@ def list_tenant_keys(connection: Connection, tenant_id: str) -> list[TrustedKey]
 
 def _receipts() -> Select[*tuple[object, ...]]:
     receipt, body = tables.receipt, tables.receipt_body
-    return select(receipt, body.c.payload).join_from(
-        receipt,
-        body,
-        (body.c.tenant_id == receipt.c.tenant_id) & (body.c.leaf_index == receipt.c.leaf_index),
-    )
+
+    def same_leaf(other: Table) -> ColumnElement[bool]:
+        return (other.c.tenant_id == receipt.c.tenant_id) & (
+            other.c.leaf_index == receipt.c.leaf_index
+        )
+
+    # Of an erased payload there is the record of its erasure instead.
+    joined = receipt.outerjoin(body, same_leaf(body)).outerjoin(erasure, same_leaf(erasure))
+    columns = (body.c.payload, erasure.c.erased_at, erasure.c.event_receipt_id)
+    return select(receipt, *columns).select_from(joined)

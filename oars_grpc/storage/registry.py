@@ -9,7 +9,6 @@ from sqlalchemy import Connection, Engine, RowMapping, Select, insert, select, u
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
-from oars_grpc.core.keys import StoredKey, TrustedKey
 from oars_grpc.core.ports import Registry
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.core.stored import StoredPolicy, StoredReceipt
@@ -17,7 +16,6 @@ from oars_grpc.core.tenant import Tenant
 from oars_grpc.errors import NotFound
 from oars_grpc.storage import tables
 from oars_grpc.storage.codecs import (
-    key_row,
     listed_policy_of,
     outcome_of,
     outcome_row,
@@ -26,19 +24,18 @@ from oars_grpc.storage.codecs import (
     tenant_of,
     tenant_row,
 )
+from oars_grpc.storage.controls import ControlTransaction
 from oars_grpc.storage.log_append import append_event
-from oars_grpc.storage.receipts import list_tenant_keys
 from oars_grpc.storage.registry_queries import select_policies, select_tenants
+from oars_grpc.storage.retention import RetentionTransaction
+from oars_grpc.storage.signing_keys import SigningKeyRows
 from oars_grpc.storage.transaction import read_every_tenant, read_page, valid_tenants, write
 
 Result = TypeVar("Result")
 
 
-class PostgresRegistry:
+class PostgresRegistry(SigningKeyRows, RetentionTransaction, ControlTransaction):
     """One open transaction; `PostgresRegistryStore.run` begins and ends it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
     def outcome(self, scope: IdempotencyScope) -> StoredOutcome | None:
         """The outcome stored under an idempotency key; an expired one counts until it is purged."""
@@ -102,37 +99,6 @@ class PostgresRegistry:
         if self._connection.execute(statement).rowcount == 0:
             raise NotFound(f"there is no tenant {tenant.tenant_id}")
         self._revise(tenant.tenant_id)
-
-    def insert_key(self, key: StoredKey) -> None:
-        """Add a signing key."""
-        self._connection.execute(insert(tables.signing_key), key_row(key))
-        self._revise(key.trusted.tenant_id)
-
-    def update_key(self, key: TrustedKey) -> None:
-        """Replace state, end of window and revocation.
-
-        Raises:
-            NotFound: the tenant has no such key.
-        """
-        columns = tables.signing_key.c
-        statement = (
-            update(tables.signing_key)
-            .where(columns.tenant_id == key.tenant_id, columns.key_id == key.key_id)
-            .values(
-                state=key.state.value,
-                valid_until=key.valid_until,
-                revoked_at=key.revoked_at,
-                revocation_reason=key.revocation_reason,
-                trusted_log_size=key.trusted_log_size,
-            )
-        )
-        if self._connection.execute(statement).rowcount == 0:
-            raise NotFound(f"tenant {key.tenant_id} has no key {key.key_id}")
-        self._revise(key.tenant_id)
-
-    def keys(self, tenant_id: str) -> Sequence[TrustedKey]:
-        """All keys, oldest first."""
-        return list_tenant_keys(self._connection, tenant_id)
 
     def insert_policy(self, policy: StoredPolicy) -> StoredPolicy:
         """Add a policy; the tenant's next version number is filled in.
@@ -208,18 +174,6 @@ class PostgresRegistry:
         `compose` is given the event's sequence and the digest of the one before.
         """
         return append_event(self._connection, tenant_id, compose)
-
-    def _revise(self, tenant_id: str) -> None:
-        """Let no decision commit that rests on what was before.
-
-        Locks the head as every commit does: those under way come before, and are waited for.
-        """
-        head = tables.log_head.c
-        self._connection.execute(
-            update(tables.log_head)
-            .where(head.tenant_id == tenant_id)
-            .values(revision=head.revision + 1)
-        )
 
 
 class PostgresRegistryStore:

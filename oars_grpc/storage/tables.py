@@ -18,6 +18,7 @@ from sqlalchemy import (
     text,
 )
 
+from oars_grpc.storage import control_tables  # noqa: F401 - completes the metadata
 from oars_grpc.storage.columns import bytes_, int_, metadata, text_, time_
 
 APP_ROLE = "oars_app"
@@ -197,7 +198,7 @@ receipt = Table(
     Index("receipt_agent", "tenant_id", "agent_id", "leaf_index"),
     Index("receipt_user", "tenant_id", "user_id", "leaf_index", postgresql_where=_said("user_id")),
     Index("receipt_caller", "tenant_id", "caller_subject", "leaf_index"),
-    Index("receipt_tool", "tenant_id", "tool_id", "operation", "leaf_index"),
+    Index("receipt_tool", "tenant_id", "tool_id", "leaf_index"),
     Index("receipt_operation", "tenant_id", "operation", "leaf_index"),
     Index(
         "receipt_decision",
@@ -210,7 +211,6 @@ receipt = Table(
         "receipt_policy",
         "tenant_id",
         "policy_id",
-        "policy_version",
         "leaf_index",
         postgresql_where=_said("policy_id"),
     ),

@@ -11,10 +11,11 @@ What an error of the database means depends on when it came:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import closing, contextmanager
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
+import psycopg
+from sqlalchemy import Connection, Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt
@@ -22,6 +23,7 @@ from tenacity.wait import wait_random_exponential
 
 from oars_grpc.core.tenant import TENANT_ID
 from oars_grpc.errors import ResourceExhausted, Unavailable
+from oars_grpc.storage.prepared import Session, session_of
 
 Result = TypeVar("Result")
 
@@ -59,6 +61,14 @@ class _DeadConnection(Exception):
     """The connection was dead before the transaction did anything."""
 
 
+# Keeps what it knows of a run by thread, so that one serves them all.
+_RETRYING = Retrying(
+    retry=retry_if_exception_type(Collision),
+    stop=stop_after_attempt(ATTEMPTS),
+    wait=wait_random_exponential(multiplier=0.01, max=0.5),
+)
+
+
 def valid_tenants(tenant_ids: Sequence[str]) -> list[str]:
     """Those that can be ids of tenants; no others may reach the row-level security setting."""
     return [tenant_id for tenant_id in tenant_ids if TENANT_ID.fullmatch(tenant_id)]
@@ -75,24 +85,34 @@ def write(
         Unavailable: the database is out of reach, or collisions did not end.
         ResourceExhausted: no connection of the pool became free.
     """
-    return _run(engine, _BEGIN, _scope(tenant_ids), work)
+    scope = _scope(tenant_ids)
+    return _run(lambda: _once(engine, _BEGIN, scope, work))
+
+
+def write_prepared(
+    engine: Engine, tenant_ids: Sequence[str], work: Callable[[Session], Result]
+) -> Result:
+    """As `write`, for work that is made of prepared statements: what every submission takes."""
+    scope = _scope(tenant_ids)
+    return _run(lambda: _once_prepared(engine, scope, work))
 
 
 def read(engine: Engine, tenant_ids: Sequence[str], work: Callable[[Connection], Result]) -> Result:
     """As `write`, for work that reads what it knows the keys of."""
-    return _run(engine, _BEGIN, _scope(tenant_ids), work)
+    return write(engine, tenant_ids, work)
 
 
 def read_page(
     engine: Engine, tenant_ids: Sequence[str], work: Callable[[Connection], Result]
 ) -> Result:
     """As `write`, for work that lists; its queries are planned for the values that they have."""
-    return _run(engine, _BEGIN_PAGE, _scope(tenant_ids), work)
+    scope = _scope(tenant_ids)
+    return _run(lambda: _once(engine, _BEGIN_PAGE, scope, work))
 
 
 def read_every_tenant(engine: Engine, work: Callable[[Connection], Result]) -> Result:
     """As `read_page`, where the table `tenant` shows all its rows and every other table none."""
-    return _run(engine, _BEGIN_PAGE, ALL_TENANTS, work)
+    return _run(lambda: _once(engine, _BEGIN_PAGE, ALL_TENANTS, work))
 
 
 def _scope(tenant_ids: Sequence[str]) -> str:
@@ -100,29 +120,22 @@ def _scope(tenant_ids: Sequence[str]) -> str:
     return ",".join(valid_tenants(tenant_ids))
 
 
-def _run(engine: Engine, begin: str, scope: str, work: Callable[[Connection], Result]) -> Result:
-    retrying = Retrying(
-        retry=retry_if_exception_type(Collision),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.01, max=0.5),
-    )
+def _run(once: Callable[[], Result]) -> Result:
     try:
-        result: Result = retrying(_attempt, engine, begin, scope, work)
+        result: Result = _RETRYING(_attempt, once)
     except RetryError as error:
         cause = error.last_attempt.exception()
         raise Unavailable("too many calls change the same thing") from cause
     return result
 
 
-def _attempt(
-    engine: Engine, begin: str, scope: str, work: Callable[[Connection], Result]
-) -> Result:
+def _attempt(once: Callable[[], Result]) -> Result:
     try:
-        return _once(engine, begin, scope, work)
+        return once()
     except _DeadConnection:
         # The pool threw away all its connections with this one, so that the next is a new one.
         try:
-            return _once(engine, begin, scope, work)
+            return once()
         except _DeadConnection as error:
             raise Unavailable(OUT_OF_REACH) from error.__cause__
 
@@ -135,9 +148,54 @@ def _once(engine: Engine, begin: str, scope: str, work: Callable[[Connection], R
             if error.connection_invalidated:
                 raise _DeadConnection from error
             raise
-        result = work(connection)
+        try:
+            result = work(connection)
+        except psycopg.Error as error:  # of a prepared statement: SQLAlchemy has not seen it
+            if _lost(connection):
+                connection.invalidate(error)
+                raise Unavailable(OUT_OF_REACH) from error
+            _roll_back(connection.connection)
+            raise
+        except BaseException:
+            if not connection.invalidated:
+                _roll_back(connection.connection)
+            raise
         connection.commit()
         return result
+
+
+def _once_prepared(engine: Engine, scope: str, work: Callable[[Session], Result]) -> Result:
+    with _translated(), closing(engine.raw_connection()) as pooled:
+        session = session_of(pooled)
+        try:
+            try:
+                session.begin(scope)
+            except psycopg.Error as error:
+                if session.lost:
+                    engine.dispose()
+                    raise _DeadConnection from error
+                raise
+            result = work(session)
+            session.commit()
+        except psycopg.Error as error:
+            if session.lost:
+                raise Unavailable(OUT_OF_REACH) from error
+            _roll_back(pooled)
+            raise
+        except BaseException:
+            _roll_back(pooled)
+            raise
+        finally:
+            if session.lost:
+                pooled.invalidate()
+        return result
+
+
+def _roll_back(pooled: PoolProxiedConnection) -> None:
+    """Roll back on libpq itself: along with its own rollback, the driver deallocates statements."""
+    driver: Any = pooled.driver_connection
+    if driver is not None and not driver.closed:
+        driver.pgconn.exec_(b"ROLLBACK")
 
 
 @contextmanager
@@ -152,20 +210,37 @@ def _translated() -> Iterator[None]:
         raise ResourceExhausted(
             "all database connections are in use", retry_after_ms=500
         ) from error
+    except psycopg.Error as error:
+        _raise_ours(error, error)
+        if isinstance(error, psycopg.OperationalError) and not error.sqlstate:
+            raise Unavailable(OUT_OF_REACH) from error  # no server said that: there was none
+        raise
     except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None) or ""
-        if state in _COLLISIONS or (state == _UNIQUE_VIOLATION and _constraint(error) in _RACES):
-            raise Collision from error
-        if state in _BUSY:
-            raise Unavailable("the database is too busy to answer in time") from error
-        if error.connection_invalidated or state.startswith(_AWAY) or _failed_to_connect(error):
+        _raise_ours(error, error.orig)
+        if error.connection_invalidated or _failed_to_connect(error):
             raise Unavailable(OUT_OF_REACH) from error
         raise
 
 
-def _constraint(error: DBAPIError) -> str | None:
-    diagnostics = getattr(error.orig, "diag", None)
+def _raise_ours(error: Exception, original: BaseException | None) -> None:
+    """Raise our error for what the server said, if we have one."""
+    state = getattr(original, "sqlstate", None) or ""
+    if state in _COLLISIONS or (state == _UNIQUE_VIOLATION and _constraint(original) in _RACES):
+        raise Collision from error
+    if state in _BUSY:
+        raise Unavailable("the database is too busy to answer in time") from error
+    if state.startswith(_AWAY):
+        raise Unavailable(OUT_OF_REACH) from error
+
+
+def _constraint(original: BaseException | None) -> str | None:
+    diagnostics = getattr(original, "diag", None)
     return getattr(diagnostics, "constraint_name", None)
+
+
+def _lost(connection: Connection) -> bool:
+    driver: Any = connection.connection.driver_connection
+    return driver is None or bool(driver.closed)
 
 
 def _failed_to_connect(error: DBAPIError) -> bool:

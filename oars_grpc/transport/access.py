@@ -11,7 +11,9 @@ _OPERATORS = frozenset({Role.ADMIN, Role.OPERATOR})
 _SUBMITTERS = frozenset({Role.AGENT, Role.GATEWAY, Role.OPERATOR, Role.ADMIN})
 _APPROVERS = frozenset({Role.APPROVER, Role.ADMIN})
 _READERS = frozenset({Role.ADMIN, Role.OPERATOR, Role.APPROVER, Role.AUDITOR})
+_HOLD_READERS = frozenset({Role.ADMIN, Role.OPERATOR, Role.AUDITOR})
 _EVERYONE = frozenset(Role)
+_AUDITORS = frozenset({Role.ADMIN, Role.AUDITOR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,29 @@ ACCESS: Mapping[str, Access] = {
     "/oars.v1.ReceiptService/ListReceipts": _reads("receipts:read", _EVERYONE),
     "/oars.v1.ReceiptService/VerifyReceipt": _reads("receipts:read", _EVERYONE),
     "/oars.v1.ReceiptService/ListTrustedKeys": _reads("keys:read", _EVERYONE),
+    "/oars.v1.ReceiptService/GetReceiptProof": _reads("receipts:read", _EVERYONE),
+    # Any identity of the tenant may hold its log to what it signed, and be a witness.
+    "/oars.v1.ReceiptService/GetCheckpoint": _reads("log:read", _EVERYONE),
+    "/oars.v1.ReceiptService/GetConsistencyProof": _reads("log:read", _EVERYONE),
+    # Reads the payloads of a whole range: dear, and an auditor's business.
+    "/oars.v1.ReceiptService/ProveCompleteness": _reads("log:read", _AUDITORS),
+    "/oars.v1.ControlService/CreateControlMapping": _writes("controls:write", _ADMIN),
+    "/oars.v1.ControlService/GetControlMapping": _reads("controls:read", _READERS),
+    "/oars.v1.ControlService/ListControlMappings": _reads("controls:read", _READERS),
+    "/oars.v1.ControlService/RetireControlMapping": _writes("controls:write", _ADMIN),
+    "/oars.v1.ControlService/GetCoverageReport": _reads("controls:read", _READERS),
+    "/oars.v1.RetentionService/PlaceLegalHold": _writes("holds:place", _ADMIN),
+    "/oars.v1.RetentionService/GetLegalHold": _reads("holds:read", _HOLD_READERS),
+    "/oars.v1.RetentionService/ListLegalHolds": _reads("holds:read", _HOLD_READERS),
+    "/oars.v1.RetentionService/ReleaseLegalHold": _writes("holds:release", _ADMIN),
+    # A whole range of the log with its payloads.
+    "/oars.v1.EvidenceService/ExportEvidence": _reads("evidence:read", _AUDITORS),
     "/oars.v1.TenantService/CreateTenant": _writes("tenants:write", _ADMIN),
     "/oars.v1.TenantService/GetTenant": _reads("tenants:read", _READERS),
     "/oars.v1.TenantService/ListTenants": _reads("tenants:read", _READERS),
     "/oars.v1.TenantService/UpdateTenant": _writes("tenants:write", _ADMIN),
     "/oars.v1.TenantService/RotateSigningKey": _writes("keys:rotate", _ADMIN),
+    "/oars.v1.TenantService/RevokeSigningKey": _writes("keys:revoke", _ADMIN),
     # The sidecar and the orchestrator ask without an identity; the answer is one enum. A watch
     # keeps a thread, so it is for those who can be held to their share.
     "/grpc.health.v1.Health/Check": Access(None, ""),

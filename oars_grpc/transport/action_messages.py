@@ -15,10 +15,10 @@ from oars_grpc.core.action import (
 from oars_grpc.core.approval import Approval, ApprovalState, Verdict
 from oars_grpc.core.identity import Principal
 from oars_grpc.generated.oars.v1 import action_pb2, approval_pb2, context_pb2
-from oars_grpc.transport.policy_messages import write_decision
+from oars_grpc.transport.policy_messages import fill_decision
 from oars_grpc.transport.reading import NAME, Reader, inverse
-from oars_grpc.transport.receipt_messages import write_receipt
-from oars_grpc.transport.writing import timestamp
+from oars_grpc.transport.receipt_messages import fill_receipt
+from oars_grpc.transport.writing import timestamp, write_time
 from oars_grpc.use_cases.action_change import ActionOutcome
 
 ACTION_STATES: Mapping[int, ActionState] = {
@@ -120,42 +120,47 @@ def _read_data_types(reader: Reader, context: context_pb2.ActionContext) -> tupl
 
 def write_action(action: Action) -> action_pb2.Action:
     """The message of an action; its input stays behind, its digest goes out."""
+    message = action_pb2.Action()
+    _fill_action(message, action)
+    return message
+
+
+def _fill_action(message: action_pb2.Action, action: Action) -> None:
+    """Field by field and in place: every submission is answered with one.
+
+    Constructors that take parts would copy each part.
+    """
     request = action.request
-    data_types = request.context.data_types
-    return action_pb2.Action(
-        action_id=action.action_id,
-        tenant_id=request.tenant_id,
-        agent_id=request.agent_id,
-        user_id=request.user_id,
-        caller=action_pb2.Caller(
-            subject=request.caller.subject,
-            fingerprint_sha256=request.caller.fingerprint_sha256,
-            role=request.caller.role.value,
-            service_account_id=request.caller.service_account_id,
-        ),
-        delegation_chain=request.delegation_chain,
-        resource=context_pb2.Resource(
-            tool_id=request.resource.tool_id,
-            operation=request.resource.operation,
-            target=request.resource.target,
-        ),
-        context=context_pb2.ActionContext(
-            environment=request.context.environment,
-            data_types=NO_DATA_TYPES if data_types == () else data_types or (),
-            attributes=request.context.attributes,
-        ),
-        execution=_EXECUTION_NUMBERS[request.execution],
-        state=_ACTION_STATE_NUMBERS[action.state],
-        input_digest=action.input_digest,
-        action_digest=action.action_digest,
-        created_at=timestamp(action.created_at),
-        updated_at=timestamp(action.updated_at),
-        expires_at=timestamp(action.expires_at),
-        version=action.version,
-        approval_id=action.approval_id,
-        output_digest=action.output_digest,
-        error=action.error,
-    )
+    message.action_id = action.action_id
+    message.tenant_id = request.tenant_id
+    message.agent_id = request.agent_id
+    message.user_id = request.user_id
+    caller = message.caller
+    caller.subject = request.caller.subject
+    caller.fingerprint_sha256 = request.caller.fingerprint_sha256
+    caller.role = request.caller.role.value
+    caller.service_account_id = request.caller.service_account_id
+    message.delegation_chain.extend(request.delegation_chain)
+    resource = message.resource
+    resource.tool_id = request.resource.tool_id
+    resource.operation = request.resource.operation
+    resource.target = request.resource.target
+    context, data_types = message.context, request.context.data_types
+    context.environment = request.context.environment
+    context.data_types.extend(NO_DATA_TYPES if data_types == () else data_types or ())
+    context.attributes.update(request.context.attributes)
+    message.execution = _EXECUTION_NUMBERS[request.execution]
+    message.state = _ACTION_STATE_NUMBERS[action.state]
+    message.input_digest = action.input_digest
+    message.action_digest = action.action_digest
+    write_time(message.created_at, action.created_at)
+    write_time(message.updated_at, action.updated_at)
+    if action.expires_at is not None:
+        write_time(message.expires_at, action.expires_at)
+    message.version = action.version
+    message.approval_id = action.approval_id
+    message.output_digest = action.output_digest
+    message.error = action.error
 
 
 def write_approval(approval: Approval) -> approval_pb2.Approval:
@@ -185,9 +190,11 @@ def write_approval(approval: Approval) -> approval_pb2.Approval:
 
 def write_submitted(outcome: ActionOutcome) -> action_pb2.SubmitActionResponse:
     """The answer to a submission."""
-    return action_pb2.SubmitActionResponse(
-        action=write_action(outcome.action),
-        decision=write_decision(outcome.decision),
-        receipts=[write_receipt(receipt) for receipt in outcome.receipts],
-        approval=write_approval(outcome.approval) if outcome.approval else None,
-    )
+    message = action_pb2.SubmitActionResponse()
+    _fill_action(message.action, outcome.action)
+    fill_decision(message.decision, outcome.decision)
+    for receipt in outcome.receipts:
+        fill_receipt(message.receipts.add(), receipt)
+    if outcome.approval is not None:
+        message.approval.CopyFrom(write_approval(outcome.approval))
+    return message

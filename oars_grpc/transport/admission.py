@@ -10,17 +10,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from queue import SimpleQueue
+from typing import Any, ParamSpec
 
 import grpc
+import structlog
 
 from oars_grpc.errors import ResourceExhausted
 
 Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 OVERLOADED_RETRY_MS = 1000
 _CONTROL_THREADS = 2
@@ -30,38 +31,118 @@ _OBSERVERS = 16  # health watches and reflection
 _REQUEST_SECONDS = 10.0  # within which a request follows its headers
 _SHARE = 4  # an identity has one place in so many of a pool of streams
 
+_log = structlog.get_logger("oars.pools")
+
+
+class _Submitted:
+    """What `submit` gives for a call: grpcio asks of it only to be told of the end."""
+
+    __slots__ = ("_callbacks", "_ended")
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[Any], object]] = []
+        self._ended = False
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        """Call back when the call has ended, at once if it has."""
+        self._callbacks.append(callback)
+        if self._ended:
+            self._call_back()
+
+    def end(self) -> None:
+        """The call has ended."""
+        self._ended = True
+        self._call_back()
+
+    def _call_back(self) -> None:
+        # Both threads may come here at once. To take from a list is atomic: each is called once.
+        while self._callbacks:
+            try:
+                callback = self._callbacks.pop()
+            except IndexError:
+                return
+            callback(self)
+
 
 class BoundedPool(ThreadPoolExecutor):
-    """Threads that know when they and the waiting places before them are taken."""
+    """Threads that know when they and the waiting places before them are taken.
+
+    An executor by name, since grpcio takes nothing else for the pool of a handler. Futures, which
+    a server has no use for, would cost each call more than its request costs to read.
+    """
 
     def __init__(self, threads: int, waiting: int, name: str) -> None:
-        super().__init__(threads, thread_name_prefix=name)
+        super().__init__(threads)
+        self._threads_name = name
+        self._threads_limit = threads
         self._places = threads + waiting
         self._taken = 0
         self._lock = threading.Lock()
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._started: list[threading.Thread] = []
+        self._ended = False
 
     @property
     def full(self) -> bool:
         """Whether a further call should be refused."""
         return self._taken >= self._places
 
-    def submit(
+    def submit(  # type: ignore[override] # see the class: not a future
         self,
-        fn: Callable[Arguments, Result],
+        fn: Callable[Arguments, object],
         /,
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
-    ) -> Future[Result]:
-        """Take a place until the call has ended."""
-        future = super().submit(fn, *args, **kwargs)
-        with self._lock:
-            self._taken += 1
-        future.add_done_callback(self._release)
-        return future
+    ) -> _Submitted:
+        """Take a place until the call has ended.
 
-    def _release(self, _: object) -> None:
+        Raises:
+            RuntimeError: the pool was shut down.
+        """
+        submitted = _Submitted()
         with self._lock:
-            self._taken -= 1
+            if self._ended:
+                raise RuntimeError("cannot serve a call after shutdown")
+            self._taken += 1
+            if self._taken > len(self._started) < self._threads_limit:
+                self._start_thread()
+
+        def serve() -> None:
+            try:
+                fn(*args, **kwargs)
+            except Exception:  # noqa: BLE001 - the thread serves on, whatever comes out of grpcio
+                _log.exception("a call ended in an error that nothing had caught")
+            finally:
+                with self._lock:
+                    self._taken -= 1
+                submitted.end()
+
+        self._calls.put(serve)
+        return submitted
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as executors have it
+        """Serve what was submitted, then end the threads."""
+        del cancel_futures  # what is submitted is under way
+        with self._lock:
+            self._ended = True
+            started = list(self._started)
+        for _ in started:
+            self._calls.put(None)
+        if wait:
+            for thread in started:
+                thread.join()
+
+    def _start_thread(self) -> None:
+        name = f"{self._threads_name}_{len(self._started)}"
+        # A daemon: a server that failed to start has nobody to shut its pools down.
+        thread = threading.Thread(target=self._serve_calls, name=name, daemon=True)
+        self._started.append(thread)
+        thread.start()
+
+    def _serve_calls(self) -> None:
+        while (serve := self._calls.get()) is not None:
+            serve()
+            del serve  # or the last call would be kept until the next one comes
 
 
 class StreamPool(BoundedPool):

@@ -13,6 +13,8 @@ class Metrics:
         self.seconds = Histogram(
             "oars_rpc_seconds", "Duration of rpcs.", ["method"], buckets=_BUCKETS, registry=registry
         )
+        # The children of the two above: to look one up by its labels takes longer than to count.
+        self._ended: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self.in_flight = Gauge("oars_rpcs_in_flight", "Rpcs under way.", registry=registry)
         self.decisions = Counter(
             "oars_decisions", "Decisions of submitted actions.", ["effect"], registry=registry
@@ -34,6 +36,24 @@ class Metrics:
         self.purged_outcomes = Counter(
             "oars_purged_outcomes", "Idempotency outcomes forgotten.", registry=registry
         )
+        self.erased_receipts = Counter(
+            "oars_erased_receipts", "Receipts whose payload retention erased.", registry=registry
+        )
+        self.erasure_failures = Counter(
+            "oars_erasure_failures",
+            "Tenants whose payloads could not be erased, once a round.",
+            registry=registry,
+        )
         self.database_up = Gauge(
             "oars_database_up", "Whether the last probe of the database passed.", registry=registry
         )
+
+    def rpc_ended(self, method: str, code: str, seconds: float) -> None:
+        """Count a finished rpc."""
+        found = self._ended.get((method, code))
+        if found is None:
+            found = self.rpcs.labels(method, code), self.seconds.labels(method)
+            self._ended[method, code] = found
+        counter, histogram = found
+        counter.inc()
+        histogram.observe(seconds)

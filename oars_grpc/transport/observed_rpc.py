@@ -28,11 +28,11 @@ class ObservedRpc:
     def end(self, code: grpc.StatusCode, error: Exception | None = None) -> None:
         """Count and log how it ended."""
         seconds = time.monotonic() - self.started
-        self.metrics.rpcs.labels(self.method, code.name).inc()
-        self.metrics.seconds.labels(self.method).observe(seconds)
+        name = code.name
+        self.metrics.rpc_ended(self.method, name, seconds)
         fields: dict[str, Any] = {
             "method": self.method,
-            "code": code.name,
+            "code": name,
             "caller": self.caller,
             "request_id": self.request_id,
             "duration_ms": round(seconds * 1000, 3),

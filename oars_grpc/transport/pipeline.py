@@ -10,6 +10,8 @@ calls the handler, and a client without identity that never sends it would hold 
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -39,6 +41,15 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.ServicerContext
 
 
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """How an rpc is served, and how it is refused while its pool is full."""
+
+    pool: BoundedPool
+    serving: Handler
+    refusing: Handler
+
+
 class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic at runtime
     """Runs the steps around every handler of the server."""
 
@@ -56,6 +67,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         self._chance = chance
         self._metrics = metrics
         self._pools = pools
+        self._served: dict[str, _Served] = {}
 
     def intercept_service(
         self,
@@ -63,32 +75,45 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         """Wrap the handler that grpcio found; None leaves its UNIMPLEMENTED."""
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
         method = str(handler_call_details.method)
+        served = self._served.get(method)
+        if served is None:
+            handler = continuation(handler_call_details)
+            if handler is None:
+                return None
+            served = self._served[method] = self._wrapped(method, handler)
+        return served.refusing if served.pool.full else served.serving
+
+    def _wrapped(self, method: str, handler: Handler) -> "_Served":
         if handler.response_streaming:
             observes = method.startswith((_HEALTH, _REFLECTION))
             streams = self._pools.observers if observes else self._pools.streams
-            return grpc.stream_stream_rpc_method_handler(
-                self._bounded(method, streams, self._streaming(method, handler, streams))
+            return _Served(
+                streams,
+                _in_pool(
+                    grpc.stream_stream_rpc_method_handler,
+                    self._streaming(method, handler, streams),
+                    streams,
+                ),
+                _in_pool(
+                    grpc.stream_stream_rpc_method_handler,
+                    self._overloaded(method),
+                    self._pools.control,
+                ),
             )
         if handler.request_streaming:
             raise NotImplementedError(f"{method}: no rpc of one answer to many requests is served")
         # Health answers even when every other call waits: a busy server is not a dead one.
         calls = self._pools.health if method.startswith(_HEALTH) else self._pools.calls
-        return grpc.stream_unary_rpc_method_handler(
-            self._bounded(method, calls, self._unary(method, handler))
+        return _Served(
+            calls,
+            _in_pool(grpc.stream_unary_rpc_method_handler, self._unary(method, handler), calls),
+            _in_pool(
+                grpc.stream_unary_rpc_method_handler,
+                self._overloaded(method),
+                self._pools.control,
+            ),
         )
-
-    def _bounded(
-        self, method: str, pool: BoundedPool, serve: Callable[[Iterator[bytes], Context], Any]
-    ) -> Callable[[Iterator[bytes], Context], Any]:
-        """Serve in the pool, or refuse where it is full."""
-        if pool.full:
-            return self._overloaded(method)
-        serve.experimental_thread_pool = pool  # type: ignore[attr-defined] # grpcio reads it
-        return serve
 
     def _overloaded(self, method: str) -> Callable[[object, Context], NoReturn]:
         """What serves a call of which there are too many already."""
@@ -99,7 +124,6 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
             )
             self._refuse(self._begin(method), context, error)
 
-        serve.experimental_thread_pool = self._pools.control  # type: ignore[attr-defined]
         return serve
 
     def _unary(self, method: str, handler: Handler) -> Callable[[Iterator[bytes], Context], bytes]:
@@ -218,6 +242,11 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
     def _refuse(rpc: ObservedRpc, context: Context, error: Exception) -> NoReturn:
         rpc.end(status_code(error), error)
         context.abort_with_status(to_status(error, rpc.request_id))
+
+
+def _in_pool(kind: Callable[..., Handler], serve: Callable[..., Any], pool: Executor) -> Handler:
+    serve.experimental_thread_pool = pool  # type: ignore[attr-defined] # grpcio reads it
+    return kind(serve)
 
 
 def _parsed(handler: Handler, raw: bytes) -> Message:

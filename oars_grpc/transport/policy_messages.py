@@ -174,39 +174,44 @@ def write_policy(policy: StoredPolicy) -> policy_pb2.Policy:
 
 def write_decision(decision: Decision) -> policy_pb2.Decision:
     """The message of a decision: the rules that counted, then the allow rules that could not."""
+    message = policy_pb2.Decision()
+    fill_decision(message, decision)
+    return message
+
+
+def fill_decision(message: policy_pb2.Decision, decision: Decision) -> None:
+    """As `write_decision`, in place, which spares an answer to a submission the copy."""
     evaluation, risk = decision.evaluation, decision.risk
+    message.effect = _EFFECT_NUMBERS[evaluation.effect]
+    message.policy_id = decision.policy.policy_id
+    message.policy_version = decision.policy.version
+    message.policy_digest = decision.policy.digest
     deciding = frozenset(evaluation.deciding)
-    return policy_pb2.Decision(
-        effect=_EFFECT_NUMBERS[evaluation.effect],
-        policy_id=decision.policy.policy_id,
-        policy_version=decision.policy.version,
-        policy_digest=decision.policy.digest,
-        rules=[
-            _write_outcome(rule, deciding=rule.rule_id in deciding) for rule in evaluation.matched
-        ]
-        + [_write_outcome(rule, deciding=False) for rule in evaluation.skipped],
-        missing_facts=evaluation.missing_facts,
-        facts=[policy_pb2.Fact(name=name, value=value) for name, value in evaluation.facts_read],
-        default_deny=evaluation.default_deny,
-        explanation=evaluation.explanation,
-        risk=policy_pb2.Risk(
-            score=risk.score,
-            tier=_TIER_NUMBERS[risk.tier],
-            signals=[
-                policy_pb2.RiskSignal(name=signal.name, weight=signal.weight, detail=signal.detail)
-                for signal in risk.signals
-            ],
-            operation_class=risk.operation_class.value,
-        ),
-    )
+    for rule in evaluation.matched:
+        _fill_outcome(message.rules.add(), rule, deciding=rule.rule_id in deciding)
+    for rule in evaluation.skipped:
+        _fill_outcome(message.rules.add(), rule, deciding=False)
+    message.missing_facts.extend(evaluation.missing_facts)
+    for name, value in evaluation.facts_read:
+        fact = message.facts.add()
+        fact.name = name
+        fact.value = value
+    message.default_deny = evaluation.default_deny
+    message.explanation = evaluation.explanation
+    message.risk.score = risk.score
+    message.risk.tier = _TIER_NUMBERS[risk.tier]
+    for signal in risk.signals:
+        written = message.risk.signals.add()
+        written.name = signal.name
+        written.weight = signal.weight
+        written.detail = signal.detail
+    message.risk.operation_class = risk.operation_class.value
 
 
-def _write_outcome(rule: RuleOutcome, *, deciding: bool) -> policy_pb2.RuleOutcome:
-    return policy_pb2.RuleOutcome(
-        rule_id=rule.rule_id,
-        effect=_EFFECT_NUMBERS[rule.effect],
-        indeterminate=rule.indeterminate,
-        missing_facts=rule.missing,
-        reason=rule.reason,
-        deciding=deciding,
-    )
+def _fill_outcome(message: policy_pb2.RuleOutcome, rule: RuleOutcome, *, deciding: bool) -> None:
+    message.rule_id = rule.rule_id
+    message.effect = _EFFECT_NUMBERS[rule.effect]
+    message.indeterminate = rule.indeterminate
+    message.missing_facts.extend(rule.missing)
+    message.reason = rule.reason
+    message.deciding = deciding

@@ -56,7 +56,9 @@ class Reader:
                 self.wrong(field, "is required")
         elif len(value) > maximum:
             self.wrong(field, f"is {len(value)} characters long; at most {maximum} are accepted")
-        elif _CONTROL.search(value.translate(_LINE_BREAKS) if lines else value):
+        elif not (value.isascii() and value.isprintable()) and _CONTROL.search(
+            value.translate(_LINE_BREAKS) if lines else value
+        ):
             self.wrong(field, "contains a control character")
         elif pattern is not None and not pattern.fullmatch(value):
             self.wrong(field, f"must consist of {pattern.pattern.removesuffix('+')}")

@@ -4,28 +4,29 @@ import grpc
 
 from oars_grpc.core import ids
 from oars_grpc.core.ids import parse_id
-from oars_grpc.core.stored import ReceiptFilter
-from oars_grpc.generated.oars.v1 import receipt_pb2, receipt_pb2_grpc
+from oars_grpc.generated.oars.v1 import receipt_pb2
+from oars_grpc.transport.control_messages import read_control
 from oars_grpc.transport.current_call import current_call
-from oars_grpc.transport.reading import KEY, Reader
-from oars_grpc.transport.receipt_messages import (
-    MAXIMUM_KEYS,
-    read_envelope,
-    read_key,
-    write_key,
-    write_receipt,
-    write_verification,
-)
+from oars_grpc.transport.filter_messages import read_filter
+from oars_grpc.transport.key_messages import write_key
+from oars_grpc.transport.log_servicer import LogServicer
+from oars_grpc.transport.reading import Reader
+from oars_grpc.transport.receipt_messages import write_stored_receipt
+from oars_grpc.transport.verification_messages import read_verification, write_verification
+from oars_grpc.use_cases.log import Log
 from oars_grpc.use_cases.receipts import Receipts
+from oars_grpc.use_cases.verification import ReceiptVerifier
 
 Context = grpc.ServicerContext
 
 
-class ReceiptServicer(receipt_pb2_grpc.ReceiptServiceServicer):
+class ReceiptServicer(LogServicer):
     """Serves `oars.v1.ReceiptService`."""
 
-    def __init__(self, receipts: Receipts) -> None:
+    def __init__(self, receipts: Receipts, log: Log, verifier: ReceiptVerifier) -> None:
+        super().__init__(log)
         self._receipts = receipts
+        self._verifier = verifier
 
     def GetReceipt(
         self, request: receipt_pb2.GetReceiptRequest, context: Context
@@ -33,8 +34,8 @@ class ReceiptServicer(receipt_pb2_grpc.ReceiptServiceServicer):
         """Read one."""
         tenant_id = Reader.checked_tenant_id(request.tenant_id)
         receipt_id = parse_id(ids.RECEIPT, request.receipt_id, "receipt_id")
-        receipt = self._receipts.get(current_call(), tenant_id, receipt_id)
-        return receipt_pb2.GetReceiptResponse(receipt=write_receipt(receipt))
+        stored = self._receipts.find(current_call(), tenant_id, receipt_id)
+        return receipt_pb2.GetReceiptResponse(receipt=write_stored_receipt(stored))
 
     def ListReceipts(
         self, request: receipt_pb2.ListReceiptsRequest, context: Context
@@ -42,19 +43,20 @@ class ReceiptServicer(receipt_pb2_grpc.ReceiptServiceServicer):
         """Read a page."""
         reader = Reader()
         tenant_id = reader.tenant_id(request.tenant_id)
-        type_ = reader.text(request.type, "type", 64, pattern=KEY)
+        which = read_filter(reader, request)
+        control = read_control(reader, request.control)
         reader.done()
-        action_id = request.action_id and parse_id(ids.ACTION, request.action_id, "action_id")
         page = self._receipts.list(
             current_call(),
             tenant_id,
-            ReceiptFilter(action_id, type_),
+            which,
+            control,
             request.page_size,
             request.page_token,
-            lambda receipt: write_receipt(receipt).ByteSize(),
+            lambda stored: write_stored_receipt(stored).ByteSize(),
         )
         return receipt_pb2.ListReceiptsResponse(
-            receipts=[write_receipt(receipt) for receipt in page.receipts],
+            receipts=[write_stored_receipt(stored) for stored in page.receipts],
             next_page_token=page.next_page_token,
         )
 
@@ -62,29 +64,14 @@ class ReceiptServicer(receipt_pb2_grpc.ReceiptServiceServicer):
         self, request: receipt_pb2.VerifyReceiptRequest, context: Context
     ) -> receipt_pb2.VerifyReceiptResponse:
         """Verify a stored or a supplied receipt."""
-        reader = Reader()
-        tenant_id = reader.tenant_id(request.tenant_id)
-        supplied = request.HasField("envelope")
-        if supplied == bool(request.receipt_id):
-            reader.wrong("receipt_id", "takes exactly one of receipt_id and envelope")
-        if len(request.keys) > MAXIMUM_KEYS:
-            reader.wrong("keys", f"has more than {MAXIMUM_KEYS} entries")
-            reader.done()
-        keys = [
-            read_key(reader, key, f"keys[{position}]") for position, key in enumerate(request.keys)
-        ]
-        envelope = read_envelope(reader, request.envelope, "envelope")
-        given = request.HasField("previous")
-        previous = read_envelope(reader, request.previous, "previous") if given else None
-        if given and not supplied:
-            reader.wrong("previous", "is only for a supplied envelope")
-        reader.done()
+        wanted = read_verification(request)
         call = current_call()
-        if supplied:
-            verified = self._receipts.verify_supplied(call, tenant_id, envelope, keys, previous)
+        if wanted.envelope is None:
+            verified = self._verifier.stored(call, wanted.tenant_id, wanted.receipt_id, wanted.keys)
         else:
-            receipt_id = parse_id(ids.RECEIPT, request.receipt_id, "receipt_id")
-            verified = self._receipts.verify_stored(call, tenant_id, receipt_id, keys)
+            verified = self._verifier.supplied(
+                call, wanted.tenant_id, wanted.envelope, wanted.keys, wanted.beside
+            )
         return write_verification(verified)
 
     def ListTrustedKeys(
@@ -93,4 +80,6 @@ class ReceiptServicer(receipt_pb2_grpc.ReceiptServiceServicer):
         """List a tenant's public keys."""
         tenant_id = Reader.checked_tenant_id(request.tenant_id, required=True)
         keys = self._receipts.trusted_keys(tenant_id)
-        return receipt_pb2.ListTrustedKeysResponse(keys=[write_key(key) for key in keys])
+        return receipt_pb2.ListTrustedKeysResponse(
+            keys=[write_key(key, self._log.vkey(key)) for key in keys]
+        )

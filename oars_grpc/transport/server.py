@@ -14,28 +14,42 @@ from oars_grpc.generated.oars.v1 import (
     action_pb2_grpc,
     approval_pb2,
     approval_pb2_grpc,
+    control_pb2,
+    control_pb2_grpc,
+    evidence_pb2,
+    evidence_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     receipt_pb2,
     receipt_pb2_grpc,
+    retention_pb2,
+    retention_pb2_grpc,
     tenant_pb2,
     tenant_pb2_grpc,
 )
 from oars_grpc.transport.action_servicer import ActionServicer
 from oars_grpc.transport.admission import BoundedPool, Pools, StreamPool
 from oars_grpc.transport.approval_servicer import ApprovalServicer
+from oars_grpc.transport.control_servicer import ControlServicer
 from oars_grpc.transport.credentials import TlsFiles, add_port, add_socket_port, tls_credentials
+from oars_grpc.transport.evidence_servicer import EvidenceServicer
 from oars_grpc.transport.health import DrainableHealth, HealthProber
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.transport.pipeline import Pipeline
 from oars_grpc.transport.policy_servicer import PolicyServicer
 from oars_grpc.transport.receipt_servicer import ReceiptServicer
+from oars_grpc.transport.retention_servicer import RetentionServicer
 from oars_grpc.transport.tenant_servicer import TenantServicer
 from oars_grpc.use_cases.actions import Actions
 from oars_grpc.use_cases.approvals import Approvals
+from oars_grpc.use_cases.controls import Controls
+from oars_grpc.use_cases.evidence import Evidence
+from oars_grpc.use_cases.legal_holds import LegalHolds
+from oars_grpc.use_cases.log import Log
 from oars_grpc.use_cases.policies import Policies
 from oars_grpc.use_cases.receipts import Receipts
 from oars_grpc.use_cases.tenants import Tenants
+from oars_grpc.use_cases.verification import ReceiptVerifier
 
 MAXIMUM_MESSAGE_BYTES = 1024 * 1024
 MAXIMUM_METADATA_BYTES = 32 * 1024
@@ -51,8 +65,11 @@ SERVICES = tuple(
     for descriptor, name in (
         (action_pb2.DESCRIPTOR, "ActionService"),
         (approval_pb2.DESCRIPTOR, "ApprovalService"),
+        (control_pb2.DESCRIPTOR, "ControlService"),
+        (evidence_pb2.DESCRIPTOR, "EvidenceService"),
         (policy_pb2.DESCRIPTOR, "PolicyService"),
         (receipt_pb2.DESCRIPTOR, "ReceiptService"),
+        (retention_pb2.DESCRIPTOR, "RetentionService"),
         (tenant_pb2.DESCRIPTOR, "TenantService"),
     )
 )
@@ -74,8 +91,13 @@ class UseCases:
 
     actions: Actions
     approvals: Approvals
+    controls: Controls
+    evidence: Evidence
     policies: Policies
     receipts: Receipts
+    holds: LegalHolds
+    log: Log
+    verifier: ReceiptVerifier
     tenants: Tenants
 
 
@@ -139,14 +161,23 @@ class OarsServer:
         approval_pb2_grpc.add_ApprovalServiceServicer_to_server(
             ApprovalServicer(use_cases.approvals), server
         )
+        control_pb2_grpc.add_ControlServiceServicer_to_server(
+            ControlServicer(use_cases.controls), server
+        )
+        evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(
+            EvidenceServicer(use_cases.evidence, self._draining), server
+        )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(
             PolicyServicer(use_cases.policies), server
         )
         receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(
-            ReceiptServicer(use_cases.receipts), server
+            ReceiptServicer(use_cases.receipts, use_cases.log, use_cases.verifier), server
+        )
+        retention_pb2_grpc.add_RetentionServiceServicer_to_server(
+            RetentionServicer(use_cases.holds), server
         )
         tenant_pb2_grpc.add_TenantServiceServicer_to_server(
-            TenantServicer(use_cases.tenants), server
+            TenantServicer(use_cases.tenants, use_cases.log), server
         )
 
     def listen_tls(self, address: str, files: TlsFiles) -> int:

@@ -4,22 +4,28 @@ from collections.abc import Mapping
 
 import grpc
 
-from oars_grpc.core.keys import TrustedKey
 from oars_grpc.core.risk import RiskConfig
 from oars_grpc.core.tenant import (
     DEFAULT_APPROVAL_SECONDS,
     DEFAULT_PERMIT_SECONDS,
     MAXIMUM_APPROVAL_SECONDS,
     MAXIMUM_PERMIT_SECONDS,
+    MAXIMUM_RETENTION_DAYS,
     Tenant,
     TenantSettings,
 )
 from oars_grpc.generated.oars.v1 import tenant_pb2, tenant_pb2_grpc
 from oars_grpc.transport.answers import encoded, sent
 from oars_grpc.transport.current_call import current_call
+from oars_grpc.transport.key_messages import (
+    read_revocation,
+    read_rotation,
+    write_revocation,
+    write_rotation,
+)
 from oars_grpc.transport.reading import Reader
-from oars_grpc.transport.receipt_messages import write_key
 from oars_grpc.transport.writing import timestamp
+from oars_grpc.use_cases.log import Log
 from oars_grpc.use_cases.tenants import Tenants
 
 Context = grpc.ServicerContext
@@ -29,8 +35,9 @@ MAXIMUM_NAME = 128
 class TenantServicer(tenant_pb2_grpc.TenantServiceServicer):
     """Serves `oars.v1.TenantService`."""
 
-    def __init__(self, tenants: Tenants) -> None:
+    def __init__(self, tenants: Tenants, log: Log) -> None:
         self._tenants = tenants
+        self._log = log
 
     def CreateTenant(
         self, request: tenant_pb2.CreateTenantRequest, context: Context
@@ -84,9 +91,29 @@ class TenantServicer(tenant_pb2_grpc.TenantServiceServicer):
         self, request: tenant_pb2.RotateSigningKeyRequest, context: Context
     ) -> tenant_pb2.RotateSigningKeyResponse:
         """Retire the active key, make a new one."""
-        tenant_id = Reader.checked_tenant_id(request.tenant_id, required=True)
-        answer = self._tenants.rotate_key(current_call(), tenant_id, encoded(_write_rotated))
+        tenant_id, purpose = read_rotation(request)
+        answer = self._tenants.keys.rotate(
+            current_call(),
+            tenant_id,
+            purpose,
+            encoded(lambda key: write_rotation(key, self._log.vkey)),
+        )
         return sent(tenant_pb2.RotateSigningKeyResponse, answer)
+
+    def RevokeSigningKey(
+        self, request: tenant_pb2.RevokeSigningKeyRequest, context: Context
+    ) -> tenant_pb2.RevokeSigningKeyResponse:
+        """Believe a key no longer, replace it if it is active."""
+        revoked = read_revocation(request)
+        answer = self._tenants.keys.revoke(
+            current_call(),
+            revoked.tenant_id,
+            revoked.key_id,
+            revoked.reason,
+            revoked.compromised_at,
+            encoded(lambda revocation: write_revocation(revocation, self._log.vkey)),
+        )
+        return sent(tenant_pb2.RevokeSigningKeyResponse, answer)
 
 
 def _read(
@@ -112,7 +139,11 @@ def _read(
             MAXIMUM_APPROVAL_SECONDS,
         ),
         risk=_risk(reader, message.risk_weights),
+        retention_days=message.retention_days,
     )
+    if not 0 <= settings.retention_days <= MAXIMUM_RETENTION_DAYS:
+        problem = f"must be from 1 to {MAXIMUM_RETENTION_DAYS}, or 0 to keep payloads for good"
+        reader.wrong("settings.retention_days", problem)
     reader.done()
     return tenant_id, name, settings
 
@@ -140,6 +171,7 @@ def write_tenant(tenant: Tenant) -> tenant_pb2.Tenant:
             permit_seconds=tenant.settings.permit_seconds,
             approval_seconds=tenant.settings.approval_seconds,
             risk_weights=tenant.settings.risk.to_json(),
+            retention_days=tenant.settings.retention_days,
         ),
         created_at=timestamp(tenant.created_at),
         version=tenant.version,
@@ -152,7 +184,3 @@ def _write_created(tenant: Tenant) -> tenant_pb2.CreateTenantResponse:
 
 def _write_updated(tenant: Tenant) -> tenant_pb2.UpdateTenantResponse:
     return tenant_pb2.UpdateTenantResponse(tenant=write_tenant(tenant))
-
-
-def _write_rotated(key: TrustedKey) -> tenant_pb2.RotateSigningKeyResponse:
-    return tenant_pb2.RotateSigningKeyResponse(key=write_key(key))

@@ -156,6 +156,8 @@ class TrustedIdentities:
         self._lock = threading.Lock()
         self._signature = self._stat()
         self._identities = self._read()
+        # By name: an entry of the file, and the identity as its certificate was seen last.
+        self._seen: dict[str, tuple[Principal, Principal]] = {}
         self._next_check = monotonic() + _RECHECK_SECONDS
 
     def principal(self, certificate: PeerCertificate) -> Principal:
@@ -178,7 +180,7 @@ class TrustedIdentities:
                 f"identity {name} is pinned to another certificate",
                 reason="CERTIFICATE_NOT_PINNED",
             )
-        return _seen(known, certificate.fingerprint_sha256)
+        return self._with_fingerprint(known, certificate.fingerprint_sha256)
 
     def by_subject(self, subject: str) -> Principal:
         """The identity of a name, without a certificate: for development with TLS off.
@@ -204,6 +206,7 @@ class TrustedIdentities:
                 return
             self._signature = signature  # a broken file is reported once, not every second
             self._identities = self._read()
+            self._seen.clear()
         except ConfigurationError as error:
             _log.error("trusted identities not reloaded, the old ones stay", error=error.message)
             self._on_reload(False)
@@ -228,9 +231,13 @@ class TrustedIdentities:
         except ConfigurationError as error:
             raise ConfigurationError(f"{self._path}: {error.message}") from error
 
-
-def _seen(known: Principal, fingerprint: str) -> Principal:
-    """The identity with the fingerprint of the certificate that was really shown."""
-    if known.fingerprint_sha256 == fingerprint:
-        return known
-    return replace(known, fingerprint_sha256=fingerprint)
+    def _with_fingerprint(self, known: Principal, fingerprint: str) -> Principal:
+        """The identity with the fingerprint of the certificate that was really shown."""
+        seen = self._seen.get(known.subject)
+        if seen is None or seen[0] is not known or seen[1].fingerprint_sha256 != fingerprint:
+            # Made once for each certificate: a call shows the one that the last one showed.
+            seen = self._seen[known.subject] = (
+                known,
+                replace(known, fingerprint_sha256=fingerprint),
+            )
+        return seen[1]

@@ -8,13 +8,14 @@ from typing import Any
 from oars_grpc.core import ids
 from oars_grpc.core.action import Action
 from oars_grpc.core.approval import Approval, ApprovalState, close_approval
-from oars_grpc.core.call import Answer, Call, Encode, IdempotencyScope, replay
+from oars_grpc.core.call import Answer, Call, Encode, IdempotencyScope
 from oars_grpc.core.decision import Decision
 from oars_grpc.core.identity import Principal, Role
 from oars_grpc.core.ports import Chance, Clock, Ledger
 from oars_grpc.core.receipt import Receipt, format_time
 from oars_grpc.core.stored import Basis, StoredAction
 from oars_grpc.errors import NotFound
+from oars_grpc.use_cases.bases import Bases
 from oars_grpc.use_cases.keyring import Keyring
 from oars_grpc.use_cases.recorder import Plan, Recorder, commit_plan
 
@@ -90,6 +91,7 @@ class ActionChanger:
     """Runs steps on stored actions."""
 
     def __init__(self, ledger: Ledger, keyring: Keyring, clock: Clock, chance: Chance) -> None:
+        self.bases = Bases(ledger, clock)
         self._ledger = ledger
         self._keyring = keyring
         self._clock = clock
@@ -104,9 +106,11 @@ class ActionChanger:
         encode: Encode[ActionOutcome],
     ) -> Answer:
         """Change an action on behalf of a caller who may see it."""
-        stored = self._ledger.find_action(tenant_ids, action_id)
-        tenant_id = check_visible(call.principal, stored, action_id).action.request.tenant_id
-        return self.run_in_tenant(tenant_id, action_id, call.scope(tenant_id), step, encode)
+        found = self._ledger.find_action(tenant_ids, action_id)
+        stored = check_visible(call.principal, found, action_id)
+        tenant_id = stored.action.request.tenant_id
+        scope = call.scope(tenant_id)
+        return self.run_in_tenant(tenant_id, action_id, scope, step, encode, found=stored)
 
     def run_in_tenant(
         self,
@@ -115,14 +119,15 @@ class ActionChanger:
         scope: IdempotencyScope | None,
         step: Step,
         encode: Encode[ActionOutcome],
+        found: StoredAction | None = None,
     ) -> Answer:
-        """Change an action of a known tenant."""
+        """Change an action of a known tenant; `found` is the action if it was just read."""
+        just_read = found
 
-        def attempt() -> Plan | Answer:
-            basis = self._ledger.basis(tenant_id, scope)
-            if basis.outcome is not None and scope is not None:
-                return replay(basis.outcome, scope)
-            stored = self._ledger.find_action([tenant_id], action_id)
+        def attempt(basis: Basis) -> Plan:
+            nonlocal just_read
+            stored = just_read or self._ledger.find_action([tenant_id], action_id)
+            just_read = None
             if stored is None:
                 raise NotFound(f"action {action_id} is not found", reason="ACTION_NOT_FOUND")
             recorder = Recorder(
@@ -136,12 +141,13 @@ class ActionChanger:
                 stored.decision,
                 approval=changed.approval if changed else None,
                 expected_approval_version=changed.expected_version if changed else 0,
+                expected_revision=basis.revision,
             )
             approval = changed.approval if changed else None
             outcome = ActionOutcome(recorder.action, stored.decision, recorder.receipts, approval)
             return Plan(change, encode(outcome))
 
-        return commit_plan(self._ledger, scope, attempt)
+        return commit_plan(self._ledger, self.bases, tenant_id, scope, attempt)
 
     def closed_approval(self, stored: StoredAction, state: ApprovalState) -> ApprovalChange | None:
         """The action's pending approval, ended along with the action; None if it has none."""

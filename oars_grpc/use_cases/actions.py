@@ -8,11 +8,12 @@ from typing import Any
 from oars_grpc.core import ids
 from oars_grpc.core.action import Action, ActionRequest, ActionState, Execution
 from oars_grpc.core.approval import Approval, ApprovalState
-from oars_grpc.core.call import Answer, Call, Encode, replay
+from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.canonical import canonical_json, sha256_hex
 from oars_grpc.core.decision import Decision, decide, decision_for_receipt
 from oars_grpc.core.page_token import PageTokens, page_limit, take_page
 from oars_grpc.core.policy import Effect
+from oars_grpc.core.policy_document import CompiledPolicy
 from oars_grpc.core.ports import Chance, Clock, Ledger
 from oars_grpc.core.receipt import caller_json, format_time
 from oars_grpc.core.stored import ActionFilter, Basis, StoredAction
@@ -70,24 +71,27 @@ class Actions:
             )
         scope = call.scope(request.tenant_id)
 
-        def attempt() -> Plan | Answer:
-            basis = self._ledger.basis(request.tenant_id, scope)
-            if basis.outcome is not None and scope is not None:
-                return replay(basis.outcome, scope)
-            recorder = self._begin(call, request, basis)
+        input_bytes = request.input_bytes()
+
+        def attempt(basis: Basis) -> Plan | None:
+            policy = self._compiled(basis)
+            if policy is None:
+                return None
+            recorder = self._begin(call, request, input_bytes, basis)
             decision = decide(
                 request,
                 basis.policy.reference(),
-                self._policies.compiled(basis.policy),
+                policy,
                 basis.tenant.settings.risk,
                 recorder.now,
+                input_bytes=input_bytes,
             )
             approval = self._record_decision(recorder, decision, basis)
             change = recorder.finish(decision, approval=approval, expected_revision=basis.revision)
             outcome = ActionOutcome(recorder.action, decision, recorder.receipts, approval)
             return Plan(change, encode(outcome))
 
-        return commit_plan(self._ledger, scope, attempt)
+        return commit_plan(self._ledger, self._changer.bases, request.tenant_id, scope, attempt)
 
     def get(self, call: Call, tenant_id: str, action_id: str) -> StoredAction:
         """One action of the caller's tenants."""
@@ -203,9 +207,17 @@ class Actions:
 
         return self._changer.run(call, call.tenants(tenant_id), action_id, step, encode)
 
-    def _begin(self, call: Call, request: ActionRequest, basis: Basis) -> Recorder:
+    def _compiled(self, basis: Basis) -> CompiledPolicy | None:
+        """The policy of a basis; None where that is a kept one and the policy was put away."""
+        if basis.policy.document is None:
+            return self._policies.found(basis.policy.digest)
+        return self._policies.compiled(basis.policy)
+
+    def _begin(
+        self, call: Call, request: ActionRequest, input_bytes: bytes, basis: Basis
+    ) -> Recorder:
         now = self._clock.now()
-        input_digest = sha256_hex(request.input_bytes())
+        input_digest = sha256_hex(input_bytes)
         action = Action(
             action_id=self._chance.new_id(ids.ACTION),
             request=request,

@@ -74,6 +74,14 @@ class PolicyShelf:
         self._under_way: dict[str, Future[CompiledPolicy]] = {}
         self._trial = Lock()
 
+    def found(self, digest: str) -> CompiledPolicy | None:
+        """The policy of a document's digest, if it is still here."""
+        with self._lock:
+            found = self._compiled.get(digest)
+            if found is not None:
+                self._compiled.move_to_end(digest)
+            return found
+
     def compiled(self, policy: StoredPolicy) -> CompiledPolicy:
         """The policy ready to evaluate; calls that meet a new document compile it once.
 

@@ -6,19 +6,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from oars_grpc.core import ids
-from oars_grpc.core.action import Action, ActionState, check_transition
+from oars_grpc.core.action import Action, ActionState, after_receipt, check_transition
 from oars_grpc.core.approval import Approval
 from oars_grpc.core.call import Answer, IdempotencyScope, StoredOutcome, replay
 from oars_grpc.core.decision import Decision
 from oars_grpc.core.keys import SigningKey
 from oars_grpc.core.ports import Chance, Ledger
 from oars_grpc.core.receipt import Receipt, write_receipt
-from oars_grpc.core.stored import Change, Committed, Replayed, StoredAction
+from oars_grpc.core.stored import Basis, Change, Committed, Replayed, StoredAction
 from oars_grpc.errors import Conflict, FailedPrecondition, NotFound, PermissionDenied
+from oars_grpc.use_cases.bases import Bases
 
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
 # A call that loses a race reads again and decides anew; more than a few losses in a row is a storm.
-_ATTEMPTS = 5
+# The first attempt may rest on a basis that was out of date before it began.
+_ATTEMPTS = 6
 
 
 class Recorder:
@@ -38,17 +40,46 @@ class Recorder:
         detail: Mapping[str, Any],
         *,
         expires_at: datetime | None = None,
-        **fields: Any,
+        approval_id: str | None = None,
+        output_digest: str | None = None,
+        error: str | None = None,
     ) -> None:
-        """Enter a state and write `action.<state>`; `fields` replace fields of the action."""
+        """Enter a state and write `action.<state>`; what is None stays as it is with the action."""
         check_transition(self.action.state, state)
-        self.action = replace(
-            self.action, state=state, updated_at=self.now, expires_at=expires_at, **fields
+        action = self.action
+        self._note(
+            f"action.{state.value}",
+            detail,
+            state,
+            expires_at,
+            action.approval_id if approval_id is None else approval_id,
+            action.output_digest if output_digest is None else output_digest,
+            action.error if error is None else error,
         )
-        self.note(f"action.{state.value}", detail)
 
     def note(self, type_: str, detail: Mapping[str, Any]) -> None:
         """Write a receipt without a transition."""
+        action = self.action
+        self._note(
+            type_,
+            detail,
+            action.state,
+            action.expires_at,
+            action.approval_id,
+            action.output_digest,
+            action.error,
+        )
+
+    def _note(
+        self,
+        type_: str,
+        detail: Mapping[str, Any],
+        state: ActionState,
+        expires_at: datetime | None,
+        approval_id: str,
+        output_digest: str,
+        error: str,
+    ) -> None:
         receipt = write_receipt(
             receipt_id=self._chance.new_id(ids.RECEIPT),
             action=self.action,
@@ -58,10 +89,17 @@ class Recorder:
             key=self._key,
         )
         self.receipts = (*self.receipts, receipt)
-        self.action = replace(
+        self.action = after_receipt(
             self.action,
-            last_sequence=receipt.sequence,
-            last_receipt_digest=receipt.envelope.digest(),
+            version=self._expected_version + 1,
+            at=self.now,
+            sequence=receipt.sequence,
+            receipt_digest=receipt.envelope.digest(),
+            state=state,
+            expires_at=expires_at,
+            approval_id=approval_id,
+            output_digest=output_digest,
+            error=error,
         )
 
     def finish(
@@ -70,14 +108,16 @@ class Recorder:
         *,
         approval: Approval | None = None,
         expected_approval_version: int = 0,
-        expected_revision: int | None = None,
+        expected_revision: int,
     ) -> Change:
         """What the call changes; the action's version counts calls, not transitions.
 
-        With `expected_revision` the change commits only while the tenant's basis is of that
-        revision: no action is allowed by a policy that was already replaced.
+        It commits only while the tenant's basis is of `expected_revision`: no action is allowed by
+        a policy, and no receipt signed by a key, that was already replaced.
         """
-        self.action = replace(self.action, version=self._expected_version + 1, updated_at=self.now)
+        if not self.receipts:  # else the first of them has raised it
+            version = self._expected_version + 1
+            self.action = replace(self.action, version=version, updated_at=self.now)
         return Change(
             stored=StoredAction(self.action, decision),
             expected_action_version=self._expected_version,
@@ -97,37 +137,51 @@ class Plan:
 
 
 def commit_plan(
-    ledger: Ledger, scope: IdempotencyScope | None, attempt: Callable[[], Plan | Answer]
+    ledger: Ledger,
+    bases: Bases,
+    tenant_id: str,
+    scope: IdempotencyScope | None,
+    attempt: Callable[[Basis], Plan | None],
 ) -> Answer:
-    """Plan and commit; again from the start when the action moved underneath.
+    """Plan and commit; again from the start when the action, or what it rests on, moved underneath.
 
-    Nothing is answered before the commit has returned (promise 1).
+    The first attempt rests on the kept basis, if there is one and it will do: an attempt that needs
+    a basis just read answers None. Nothing is answered before the commit has returned (promise 1).
 
     Raises:
         Conflict: lost the race several times in a row.
     """
+    basis = bases.kept(tenant_id)
     for _ in range(_ATTEMPTS):
+        if basis is None:
+            basis = bases.read(tenant_id, scope)
+            if basis.outcome is not None and scope is not None:
+                return replay(basis.outcome, scope)
         try:
-            plan = attempt()
+            plan = attempt(basis)
         except (FailedPrecondition, NotFound, PermissionDenied):
             # The call that this one repeats may have committed meanwhile, and made the state what
             # the attempt objects to: its outcome was committed along, so it is there to be read.
             if scope is None:
                 raise
-            outcome = ledger.basis(scope.tenant_id, scope).outcome
+            outcome = bases.read(tenant_id, scope).outcome
             if outcome is None:
                 raise
             return replay(outcome, scope)
-        if isinstance(plan, Answer):
-            return plan
-        change = plan.change
-        if scope is not None:
-            now = change.stored.action.updated_at
-            outcome = StoredOutcome(scope, plan.response, now, now + IDEMPOTENCY_LIFETIME)
-            change = replace(change, outcome=outcome)
-        (result,) = ledger.commit([change])
+        basis = None  # whatever comes of this attempt, the next one begins with what is so then
+        if plan is None:
+            continue
+        (result,) = ledger.commit([_with_outcome(plan, scope)])
         if isinstance(result, Committed):
             return Answer(plan.response)
         if isinstance(result, Replayed) and scope is not None:
             return replay(result.outcome, scope)
     raise Conflict("the action is being changed by several calls at once; read it and try again")
+
+
+def _with_outcome(plan: Plan, scope: IdempotencyScope | None) -> Change:
+    if scope is None:
+        return plan.change
+    now = plan.change.stored.action.updated_at
+    outcome = StoredOutcome(scope, plan.response, now, now + IDEMPOTENCY_LIFETIME)
+    return replace(plan.change, outcome=outcome)

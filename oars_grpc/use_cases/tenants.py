@@ -1,4 +1,4 @@
-"""Creates tenants, changes their settings, rotates their keys."""
+"""Creates tenants and changes their settings; `TenantKeys` sees to their keys."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,14 +7,15 @@ from oars_grpc.core import ids
 from oars_grpc.core.builtin_policy import BUILTIN_POLICY
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.identity import ANY_TENANT
-from oars_grpc.core.keys import KeyState, TrustedKey
+from oars_grpc.core.keys import KeyPurpose
 from oars_grpc.core.page_token import PageTokens, page_limit, take_page
 from oars_grpc.core.ports import Chance, Clock, Registry, RegistryStore
 from oars_grpc.core.receipt import SYSTEM
 from oars_grpc.core.stored import StoredPolicy
 from oars_grpc.core.tenant import Tenant, TenantSettings
-from oars_grpc.errors import AlreadyExists, FailedPrecondition, NotFound
-from oars_grpc.use_cases.keyring import WINDOW_GRACE, Keyring
+from oars_grpc.errors import AlreadyExists, FailedPrecondition
+from oars_grpc.use_cases.keyring import Keyring
+from oars_grpc.use_cases.keys import TenantKeys, lock_tenant, tenant_not_found
 from oars_grpc.use_cases.outcomes import run_idempotent
 
 
@@ -37,12 +38,16 @@ class Tenants:
         tokens: PageTokens,
         clock: Clock,
         chance: Chance,
+        log_prefix: str,
     ) -> None:
         self._registry = registry
         self._keyring = keyring
         self._tokens = tokens
         self._clock = clock
         self._chance = chance
+        self.keys = TenantKeys(
+            registry=registry, keyring=keyring, clock=clock, chance=chance, log_prefix=log_prefix
+        )
 
     def create(
         self,
@@ -52,7 +57,7 @@ class Tenants:
         settings: TenantSettings,
         encode: Encode[Tenant],
     ) -> Answer:
-        """A tenant with a signing key and the built-in policy, published."""
+        """A tenant with a key for each purpose and the built-in policy, published."""
         call.principal.check_tenant(tenant_id)
 
         def work(registry: Registry) -> Tenant:
@@ -60,7 +65,8 @@ class Tenants:
             tenant = Tenant(tenant_id, display_name, settings, now, version=1)
             if not registry.insert_tenant(tenant):
                 raise AlreadyExists(f"tenant {tenant_id} exists", reason="TENANT_EXISTS")
-            registry.insert_key(self._keyring.create(tenant_id))
+            for purpose in KeyPurpose:
+                registry.insert_key(self._keyring.create(tenant_id, purpose))
             policy = registry.insert_policy(
                 StoredPolicy(
                     policy_id=self._chance.new_id(ids.POLICY),
@@ -82,7 +88,7 @@ class Tenants:
         call.principal.check_tenant(tenant_id)
         tenant = self._registry.find_tenant(tenant_id)
         if tenant is None:
-            raise self._not_found(tenant_id)
+            raise tenant_not_found(tenant_id)
         return tenant
 
     def list(
@@ -112,7 +118,7 @@ class Tenants:
         call.principal.check_tenant(tenant_id)
 
         def work(registry: Registry) -> Tenant:
-            tenant = self._locked(registry, tenant_id)
+            tenant = lock_tenant(registry, tenant_id)
             if expected_version not in (0, tenant.version):
                 raise FailedPrecondition(
                     f"tenant {tenant_id} is at version {tenant.version}, not {expected_version}",
@@ -128,32 +134,3 @@ class Tenants:
             return changed
 
         return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
-
-    def rotate_key(self, call: Call, tenant_id: str, encode: Encode[TrustedKey]) -> Answer:
-        """Retire the active key and make a new one active in the same transaction.
-
-        The windows overlap by a grace on either side (`keyring.WINDOW_GRACE`).
-        """
-        call.principal.check_tenant(tenant_id)
-
-        def work(registry: Registry) -> TrustedKey:
-            self._locked(registry, tenant_id)
-            created = self._keyring.create(tenant_id)
-            for key in registry.keys(tenant_id):
-                if key.state is KeyState.ACTIVE:
-                    ends = self._clock.now() + WINDOW_GRACE
-                    registry.update_key(replace(key, state=KeyState.RETIRED, valid_until=ends))
-            registry.insert_key(created)
-            return created.trusted
-
-        return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
-
-    def _locked(self, registry: Registry, tenant_id: str) -> Tenant:
-        tenant = registry.lock_tenant(tenant_id)
-        if tenant is None:
-            raise self._not_found(tenant_id)
-        return tenant
-
-    @staticmethod
-    def _not_found(tenant_id: str) -> NotFound:
-        return NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")

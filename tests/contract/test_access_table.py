@@ -1,6 +1,7 @@
 """Who may call what: the table is complete, and the live server keeps to it."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import grpc
@@ -27,15 +28,28 @@ SECURITY_RELEVANT: Mapping[str, str] = {
     "CreatePolicy": "admin",
     "PublishPolicy": "admin",
     "RollbackPolicy": "admin",
+    "PlaceLegalHold": "admin",
+    "ReleaseLegalHold": "admin",
+    "CreateControlMapping": "admin",
+    "RetireControlMapping": "admin",
+    "GetControlMapping": "admin operator approver auditor",
+    "ListControlMappings": "admin operator approver auditor",
+    "GetCoverageReport": "admin operator approver auditor",
     "CreateTenant": "admin",
     "UpdateTenant": "admin",
     "RotateSigningKey": "admin",
+    "RevokeSigningKey": "admin",
+    # Reads whole ranges of the log.
+    "ExportEvidence": "admin auditor",
+    "ProveCompleteness": "admin auditor",
     # Policies, approvals and tenants are not an agent's business: it could learn how to pass.
     "GetApproval": "admin operator approver auditor",
     "ListApprovals": "admin operator approver auditor",
     "GetPolicy": "admin operator approver auditor",
     "ListPolicies": "admin operator approver auditor",
     "SimulatePolicy": "admin operator approver auditor",
+    "GetLegalHold": "admin operator auditor",
+    "ListLegalHolds": "admin operator auditor",
     "GetTenant": "admin operator approver auditor",
     "ListTenants": "admin operator approver auditor",
 }
@@ -48,6 +62,9 @@ EVERYONE = (
     "ListReceipts",
     "VerifyReceipt",
     "ListTrustedKeys",
+    "GetReceiptProof",
+    "GetCheckpoint",
+    "GetConsistencyProof",
 )
 WITHOUT_IDENTITY = {f"/grpc.health.v1.Health/{name}" for name in ("Check", "List")}
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
@@ -76,7 +93,7 @@ def registered() -> frozenset[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpc, "server", recording)
         assembled = OarsServer(
-            use_cases=UseCases(unused, unused, unused, unused, unused),
+            use_cases=UseCases(*[unused] * len(fields(UseCases))),
             make_pipeline=lambda _pool: _Registered(),  # type: ignore[arg-type,return-value]  # stands in
             limits=ServerLimits(worker_threads=1, queued_rpcs=1, streams=1, watch_seconds=1),
             metrics=unused,
@@ -131,7 +148,7 @@ def test_the_table_gives_exactly_what_is_written_here() -> None:
 
 def test_everything_that_changes_takes_an_idempotency_key_and_needs_a_scope() -> None:
     for name, rpc in RPCS.items():
-        reads = name.startswith(("Get", "List", "Watch", "Verify", "Simulate"))
+        reads = name.startswith(("Get", "List", "Watch", "Verify", "Simulate", "Prove", "Export"))
         assert ACCESS[rpc.path].mutating is not reads
         assert ACCESS[rpc.path].scope
 

@@ -17,8 +17,11 @@ from packaging.requirements import Requirement
 from oars_grpc.generated.oars.v1 import (
     action_pb2,
     approval_pb2,
+    control_pb2,
+    evidence_pb2,
     policy_pb2,
     receipt_pb2,
+    retention_pb2,
     tenant_pb2,
 )
 from oars_grpc.transport import server
@@ -38,6 +41,12 @@ ROUTES = {
     "ApprovalService.DecideApproval": "POST /v1/approvals/{approval_id}/decision *",
     "ApprovalService.GetApproval": "GET /v1/approvals/{approval_id}",
     "ApprovalService.ListApprovals": "GET /v1/approvals",
+    "EvidenceService.ExportEvidence": "POST /v1/evidence/export * stream",
+    "ControlService.CreateControlMapping": "POST /v1/controls *",
+    "ControlService.GetControlMapping": "GET /v1/controls/{mapping_id}",
+    "ControlService.ListControlMappings": "GET /v1/controls",
+    "ControlService.RetireControlMapping": "POST /v1/controls/{mapping_id}:retire *",
+    "ControlService.GetCoverageReport": "GET /v1/evidence/coverage",
     "PolicyService.CreatePolicy": "POST /v1/policies *",
     "PolicyService.GetPolicy": "GET /v1/policies/{policy_id}",
     "PolicyService.ListPolicies": "GET /v1/policies",
@@ -48,16 +57,34 @@ ROUTES = {
     "ReceiptService.ListReceipts": "GET /v1/receipts",
     "ReceiptService.VerifyReceipt": "POST /v1/receipts/verify *",
     "ReceiptService.ListTrustedKeys": "GET /v1/trust/tenants/{tenant_id}/keys",
+    "ReceiptService.GetReceiptProof": "GET /v1/receipts/{receipt_id}/proof",
+    "ReceiptService.GetCheckpoint": "GET /v1/log/{tenant_id}/checkpoint",
+    "ReceiptService.GetConsistencyProof": "GET /v1/log/{tenant_id}/consistency",
+    "ReceiptService.ProveCompleteness": "POST /v1/log/{tenant_id}/completeness * stream",
+    "RetentionService.PlaceLegalHold": "POST /v1/tenants/{tenant_id}/holds *",
+    "RetentionService.GetLegalHold": "GET /v1/tenants/{tenant_id}/holds/{hold_id}",
+    "RetentionService.ListLegalHolds": "GET /v1/tenants/{tenant_id}/holds",
+    "RetentionService.ReleaseLegalHold": "POST /v1/tenants/{tenant_id}/holds/{hold_id}:release *",
     "TenantService.CreateTenant": "POST /v1/tenants *",
     "TenantService.GetTenant": "GET /v1/tenants/{tenant_id}",
     "TenantService.ListTenants": "GET /v1/tenants",
     "TenantService.UpdateTenant": "PATCH /v1/tenants/{tenant_id} *",
     "TenantService.RotateSigningKey": "POST /v1/tenants/{tenant_id}/keys:rotate *",
+    "TenantService.RevokeSigningKey": "POST /v1/tenants/{tenant_id}/keys/{key_id}:revoke *",
 }
 
 
 def services() -> Iterator[ServiceDescriptor]:
-    for file in (action_pb2, approval_pb2, policy_pb2, receipt_pb2, tenant_pb2):
+    for file in (
+        action_pb2,
+        approval_pb2,
+        control_pb2,
+        evidence_pb2,
+        policy_pb2,
+        receipt_pb2,
+        retention_pb2,
+        tenant_pb2,
+    ):
         yield from file.DESCRIPTOR.services_by_name.values()
 
 

@@ -41,6 +41,7 @@ COMMANDS = (
     ("keys", "generate"),
     ("keys", "list"),
     ("keys", "rotate"),
+    ("keys", "revoke"),
 )
 
 
@@ -240,9 +241,13 @@ def test_keys_rotate_and_old_and_new_receipts_verify_offline(running: Dev, tmp_p
     assert json.loads(listed.stdout) == json.loads(by_rest)
     keys = json.loads(listed.stdout)["keys"]
     assert len(keys) == len(before) + 1
-    active = [key["keyId"] for key in keys if key["state"] == "KEY_STATE_ACTIVE"]
+    active = [
+        key["keyId"]
+        for key in keys
+        if (key["state"], key["purpose"]) == ("KEY_STATE_ACTIVE", "KEY_PURPOSE_RECEIPT")
+    ]
     assert len(active) == 1
-    assert f"signs with key {active[0]} from now on" in rotated.stdout
+    assert f"signs receipts with key {active[0]} from now on" in rotated.stdout
     keys_file = tmp_path / "keys.json"
     keys_file.write_bytes(by_rest)
     finished = oars("verify", old, new, "--keys", keys_file, "--json")
@@ -292,6 +297,44 @@ def test_verify_reads_what_rest_answers(running: Dev, tmp_path: Path) -> None:
         finished = oars("verify", *arguments)
         assert finished.returncode == 2
         assert "Traceback" not in finished.stderr
+
+
+def test_a_revoked_keys_receipts_verify_offline_with_a_proof_and_not_without(
+    running: Dev, tmp_path: Path
+) -> None:
+    """All of it by the command and by REST, as an operator and an auditor would."""
+    connection = running.state / "connection.json"
+    receipts = running.submit()["receipts"]
+    path = tmp_path / "receipt.json"
+    path.write_text(json.dumps(receipts[0]))
+    proof, checkpoint = tmp_path / "receipt.proof", tmp_path / "checkpoint.json"
+    answer = json.loads(running.rest("auditor", f"/v1/receipts/{receipts[0]['receiptId']}/proof"))
+    proof.write_text(answer["proof"])
+    checkpoint.write_bytes(running.rest("auditor", "/v1/log/tenant_alpha/checkpoint"))
+
+    key_id = receipts[0]["keyId"]
+    revoke = ("keys", "revoke", key_id, "--connection", connection, "--reason", "laptop lost")
+    finished = oars(*revoke)
+    assert finished.returncode == 0, finished.stderr
+    assert f"key {key_id} is revoked" in finished.stdout
+    assert "from now on" in finished.stdout
+    assert oars(*revoke).returncode == 1  # there is no second time
+
+    keys = tmp_path / "keys.json"
+    keys.write_text(oars("keys", "list", "--connection", connection).stdout)
+    for extra, code in (((), 1), (("--proof", proof), 0), (("--proof", proof, "--origin", "x"), 1)):
+        finished = oars("verify", path, "--keys", keys, *extra)
+        assert finished.returncode == code, finished.stdout + finished.stderr
+    later = running.rest("auditor", "/v1/log/tenant_alpha/checkpoint")
+    size = json.loads(checkpoint.read_bytes())["checkpoint"]["size"]
+    consistency = tmp_path / "consistency.json"
+    route = f"/v1/log/tenant_alpha/consistency?from_size={size}"
+    consistency.write_bytes(running.rest("auditor", route))
+    newer = tmp_path / "newer.json"
+    newer.write_bytes(later)
+    options = ("--checkpoint", checkpoint, "--checkpoint", newer, "--consistency", consistency)
+    finished = oars("verify", "--keys", keys, *options)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 def test_keys_generate_makes_a_key_once(tmp_path: Path) -> None:

@@ -101,9 +101,15 @@ def test_the_readme_commands_work_on_a_running_stack(stack: LocalStack, tmp_path
 
 
 def test_the_deployment_commands_work(stack: LocalStack, tmp_path: Path) -> None:
+    (tmp_path / ".oars").symlink_to(stack.certificates.parent)
     environment = stack.server_environment(0)
-    for line in commands("deploy/README.md"):
-        assert "up to date" in run(line, tmp_path, seconds=60, **environment)
+    shown = "".join(
+        run(line, tmp_path, seconds=60, **environment) for line in commands("deploy/README.md")
+    )
+    assert "the schema is up to date" in shown
+    assert "tenant_alpha: whole" in shown
+    assert list((tmp_path / "public").iterdir())
+    assert list((tmp_path / "witness").glob("*/checkpoint"))
 
 
 def test_the_sidecar_commands_work(stack: LocalStack, tmp_path: Path) -> None:

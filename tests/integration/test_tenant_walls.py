@@ -12,10 +12,13 @@ from google.protobuf.message import Message
 from oars_grpc.generated.oars.v1 import (
     action_pb2,
     approval_pb2,
+    control_pb2,
     policy_pb2,
     receipt_pb2,
+    retention_pb2,
     tenant_pb2,
 )
+from oars_grpc.generated.oars.v1.retention_pb2_grpc import RetentionServiceStub
 from oars_grpc.local.stack import LocalStack
 from tests.support.client import Client, client_for
 from tests.support.identities import add_identity
@@ -44,15 +47,27 @@ NAMED_BY = {
     "ReleaseAction": "action_id",
     "DecideApproval": "approval_id",
     "GetApproval": "approval_id",
+    "GetControlMapping": "mapping_id",
+    "RetireControlMapping": "mapping_id",
+    "GetLegalHold": "hold_id",
+    "ReleaseLegalHold": "hold_id",
     "GetPolicy": "policy_id",
     "PublishPolicy": "policy_id",
     "RollbackPolicy": "policy_id",
     "GetReceipt": "receipt_id",
+    "GetReceiptProof": "receipt_id",
     "VerifyReceipt": "receipt_id",
 }
-LISTS = ("ListActions", "ListApprovals", "ListPolicies", "ListReceipts")
+LISTS = ("ListActions", "ListApprovals", "ListControlMappings", "ListPolicies", "ListReceipts")
 # Take the one tenant of the caller where it is left out.
-TENANT_MAY_BE_LEFT_OUT = (*LISTS, "SubmitAction", "CreatePolicy", "SimulatePolicy")
+TENANT_MAY_BE_LEFT_OUT = (
+    *LISTS,
+    "SubmitAction",
+    "CreateControlMapping",
+    "CreatePolicy",
+    "GetCoverageReport",
+    "SimulatePolicy",
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +86,17 @@ def alpha(agent: Client, admin: Client) -> Alpha:
     submitted = agent.actions.SubmitAction(request, timeout=20)
     assert submitted.approval.approval_id
     policies = admin.policies.ListPolicies(policy_pb2.ListPoliciesRequest(), timeout=20).policies
+    wanted = control_pb2.CreateControlMappingRequest(framework="walls", control_id="W1")
+    mapped = admin.controls.CreateControlMapping(wanted, timeout=20)
+    matter = retention_pb2.PlaceLegalHoldRequest(
+        tenant_id=ALPHA, name="walls", reason="walls", scope=R.ReceiptFilter(agent_id="nobody")
+    )
+    held = RetentionServiceStub(admin.channel).PlaceLegalHold(matter, timeout=20)
     ids = {
         "action_id": submitted.action.action_id,
         "approval_id": submitted.approval.approval_id,
+        "hold_id": held.hold.hold_id,
+        "mapping_id": mapped.mapping.mapping_id,
         "policy_id": policies[-1].policy_id,
         "receipt_id": submitted.receipts[0].receipt_id,
     }
@@ -101,6 +124,8 @@ def asking(name: str, id_: str, **fields: Any) -> Any:
         request.outcome = A.OUTCOME_SUCCEEDED
     if name == "DecideApproval":
         request.verdict, request.action_digest = V.VERDICT_APPROVE, "a" * 64
+    if name == "ReleaseLegalHold":
+        request.reason = "settled"
     return request
 
 
@@ -129,7 +154,7 @@ def test_a_foreign_id_is_answered_like_one_that_does_not_exist(
             continue
         bodies, refusals = [], []
         for id_ in (foreign, unknown):
-            for tenant in ("", BETA):
+            for tenant in (BETA,) if "{tenant_id}" in rpc.route else ("", BETA):
                 request = asking(name, id_, tenant_id=tenant)
                 refusal = refused_by_grpc(client, rpc, request)
                 assert refusal.code is grpc.StatusCode.NOT_FOUND
@@ -162,9 +187,15 @@ def test_naming_a_foreign_tenant_is_forbidden(alpha: Alpha, beta_admin: Client, 
             request = rpc.request_class(tenant_id=tenant)
             if name == "CreatePolicy":
                 request.document.CopyFrom(document())
+            if name == "CreateControlMapping":
+                request.framework, request.control_id = "walls", "W1"
+            if name == "RevokeSigningKey":
+                request.key_id, request.reason = "0" * 16, "lost"
             if name == "SimulatePolicy":
                 request.agent_id, request.resource.tool_id = "a", "t"
                 request.resource.operation = "o"
+            if name == "PlaceLegalHold":
+                request.name = request.reason = "walls"
         refusal = refused_by_grpc(beta_admin, rpc, request)
         assert refusal.code is grpc.StatusCode.PERMISSION_DENIED
         assert refusal.reason == "TENANT_FORBIDDEN"
@@ -258,6 +289,8 @@ def test_who_belongs_to_two_tenants_must_name_one(both: Client, name: str) -> No
     request: Any = submission() if name == "SubmitAction" else rpc.request_class()
     if name == "CreatePolicy":
         request.document.CopyFrom(document())
+    if name == "CreateControlMapping":
+        request.framework, request.control_id = "walls", "W1"
     refusal = refused_by_grpc(both, rpc, request)
     assert (refusal.code, refusal.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ("tenant_id",))
     assert rest_refusal(call_rest(both, rpc, request)) == refusal

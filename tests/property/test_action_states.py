@@ -12,7 +12,7 @@ from hypothesis.strategies import sampled_from
 from oars_grpc.core.action import TERMINAL_STATES, Action, ActionState
 from oars_grpc.core.envelope import Envelope
 from oars_grpc.core.receipt import APPROVAL_DECIDED, Receipt
-from oars_grpc.core.verification import CheckResult, verify_receipt
+from oars_grpc.core.verification import CheckResult, Surroundings, verify_receipt
 from oars_grpc.errors import FailedPrecondition
 from oars_grpc.use_cases.recorder import Recorder
 from tests.support.factories import (
@@ -90,7 +90,7 @@ class OneAction(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         """The call ends; the next one starts from what was stored."""
-        change = self.recorder.finish(DECISION)
+        change = self.recorder.finish(DECISION, expected_revision=1)
         assert change.expected_action_version == self.calls
         self.calls += 1
         assert change.stored.action.version == self.calls
@@ -109,9 +109,9 @@ class OneAction(RuleBasedStateMachine):
         before: Envelope | None = None
         for receipt in receipts[-2:]:
             first_of_two = before is None and receipt.sequence > 1
-            found = verify_receipt(receipt.envelope, [TRUSTED], before)
+            found = verify_receipt(receipt.envelope, [TRUSTED], Surroundings(previous=before))
             expected = CheckResult.NOT_CHECKED if first_of_two else CheckResult.PASSED
-            assert (found.valid, found.checks[-1].result) == (True, expected)
+            assert (found.valid, found.checks[3].result) == (True, expected)
             before = receipt.envelope
         if receipts:
             assert self.recorder.action.last_sequence == len(receipts)

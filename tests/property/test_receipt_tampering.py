@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oars_grpc.core.envelope import Envelope, Signature, envelope_from_json
-from oars_grpc.core.verification import verify_receipt
+from oars_grpc.core.verification import Surroundings, verify_receipt
 from tests.support.factories import append_receipt, make_action, make_stored_key
 from tests.support.strategies import any_json_values
 
@@ -45,7 +45,7 @@ envelopes = st.builds(
 def test_only_the_envelope_that_was_signed_is_valid(
     envelope: Envelope, previous: Envelope | None
 ) -> None:
-    found = verify_receipt(envelope, [TRUSTED], previous)
+    found = verify_receipt(envelope, [TRUSTED], Surroundings(previous=previous))
     if found.valid:
         assert (envelope, previous) == (ENVELOPE, None)
     else:

@@ -11,6 +11,8 @@ import httpx
 
 from oars_grpc.generated.oars.v1.action_pb2_grpc import ActionServiceStub
 from oars_grpc.generated.oars.v1.approval_pb2_grpc import ApprovalServiceStub
+from oars_grpc.generated.oars.v1.control_pb2_grpc import ControlServiceStub
+from oars_grpc.generated.oars.v1.evidence_pb2_grpc import EvidenceServiceStub
 from oars_grpc.generated.oars.v1.policy_pb2_grpc import PolicyServiceStub
 from oars_grpc.generated.oars.v1.receipt_pb2_grpc import ReceiptServiceStub
 from oars_grpc.generated.oars.v1.tenant_pb2_grpc import TenantServiceStub
@@ -31,6 +33,14 @@ class Client:
     @property
     def approvals(self) -> ApprovalServiceStub:
         return ApprovalServiceStub(self.channel)
+
+    @property
+    def evidence(self) -> EvidenceServiceStub:
+        return EvidenceServiceStub(self.channel)
+
+    @property
+    def controls(self) -> ControlServiceStub:
+        return ControlServiceStub(self.channel)
 
     @property
     def policies(self) -> PolicyServiceStub:

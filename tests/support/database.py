@@ -4,17 +4,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+import orjson
 import psycopg
 from sqlalchemy import Engine, make_url
 
 from oars_grpc.core.canonical import sha256_hex
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope
+from oars_grpc.core.log_check import check_log
 from oars_grpc.core.merkle import EMPTY, TILE_HEIGHT, append
 from oars_grpc.core.ports import Registry
 from oars_grpc.core.receipt import NO_ACTION
+from oars_grpc.core.retention import RETENTION_ERASED
+from oars_grpc.core.stored_log import Problem
 from oars_grpc.storage.engine import open_engine
+from oars_grpc.storage.log_scan import scan_log
 from oars_grpc.storage.registry import PostgresRegistryStore
-from tests.support.factories import NOW, make_policy, make_stored_key, make_tenant
+from tests.support.factories import NOW, TENANT, make_policy, make_stored_key, make_tenant
 
 TEMPLATE = "oars_template"
 
@@ -82,11 +87,18 @@ def publish_policy(engine: Engine, tenant_id: str) -> None:
     PostgresRegistryStore(engine).run(tenant_id, work)
 
 
+def checked_log(url: str) -> list[Problem]:
+    """What the check of the log, signatures included, finds wrong in the first tenant's log."""
+    with opened(url, pool_size=1) as engine:
+        return scan_log(engine, TENANT, lambda snapshot: list(check_log(snapshot.log())))
+
+
 def check_ledger(url: str) -> int:
     """Check everything that is stored, as the owner sees it; how many receipts there are.
 
     Indices without gaps, chains without breaks, hashes that are those of the payloads, no action,
-    outcome, receipt or payload without the others, and heads that know the latest publication.
+    outcome, receipt or payload without the others, but for what an erasure records, and heads that
+    know the latest publication.
     """
     receipts = 0
     with psycopg.connect(url) as connection:
@@ -97,13 +109,7 @@ def check_ledger(url: str) -> int:
             receipts += size
             leaves = _check_log(connection, tenant_id, size)
             _check_tree(connection, tenant_id, leaves, frontier)
-        for table in ("action", "receipt"):
-            alone = connection.execute(
-                f"SELECT count(*) FROM {table} AS t LEFT JOIN {table}_body AS b USING"
-                f" (tenant_id, {'action_id' if table == 'action' else 'leaf_index'})"
-                " WHERE b.tenant_id IS NULL".encode()
-            ).fetchone()
-            assert alone == (0,)
+        _check_erasures(connection)
         broken = connection.execute(
             "SELECT action_id FROM action AS a WHERE (last_sequence, last_receipt_digest) IS"
             " DISTINCT FROM (SELECT (sequence, receipt_digest) FROM receipt AS r WHERE"
@@ -117,6 +123,41 @@ def check_ledger(url: str) -> int:
         ).fetchall()
         assert broken == []
     return receipts
+
+
+def _check_erasures(connection: psycopg.Connection) -> None:
+    """Of every action and receipt there is the body, or the record of an event that erased it."""
+    broken = connection.execute(
+        "SELECT r.tenant_id, r.leaf_index FROM receipt AS r"
+        " LEFT JOIN receipt_body AS b USING (tenant_id, leaf_index)"
+        " LEFT JOIN erasure AS e USING (tenant_id, leaf_index)"
+        " WHERE (b.payload IS NULL) <> (e.erased_at IS NOT NULL)"
+    ).fetchall()
+    assert broken == []
+    broken = connection.execute(
+        "SELECT a.tenant_id, a.action_id FROM action AS a"
+        " LEFT JOIN action_body AS b USING (tenant_id, action_id)"
+        " JOIN receipt AS r USING (tenant_id, action_id)"
+        " LEFT JOIN erasure AS e USING (tenant_id, leaf_index)"
+        " WHERE (b.input IS NULL) <> (e.erased_at IS NOT NULL)"
+    ).fetchall()
+    assert broken == []
+    recorded = connection.execute(
+        "SELECT tenant_id, event_receipt_id, array_agg(leaf_index) FROM erasure"
+        " GROUP BY tenant_id, event_receipt_id"
+    ).fetchall()
+    events = connection.execute(
+        "SELECT tenant_id, receipt_id, payload FROM receipt"
+        " JOIN receipt_body USING (tenant_id, leaf_index) WHERE type = %s",
+        (RETENTION_ERASED,),
+    ).fetchall()
+    told = {}
+    for tenant_id, receipt_id, payload in events:
+        ranges = orjson.loads(payload)["predicate"]["event"]["leaves"]
+        told[tenant_id, receipt_id] = {
+            index for first, last in ranges for index in range(first, last + 1)
+        }
+    assert told == {(tenant, event): set(leaves) for tenant, event, leaves in recorded}
 
 
 def _check_tree(
@@ -136,7 +177,7 @@ def _check_log(connection: psycopg.Connection, tenant_id: str, size: int) -> lis
     rows = connection.execute(
         "SELECT r.leaf_index, r.action_id, r.sequence, r.previous_receipt_digest,"
         " r.receipt_digest, r.leaf_hash, b.payload FROM receipt AS r"
-        " JOIN receipt_body AS b USING (tenant_id, leaf_index)"
+        " LEFT JOIN receipt_body AS b USING (tenant_id, leaf_index)"
         " WHERE tenant_id = %s ORDER BY leaf_index",
         (tenant_id,),
     ).fetchall()
@@ -145,8 +186,9 @@ def _check_log(connection: psycopg.Connection, tenant_id: str, size: int) -> lis
     for _, action_id, sequence, previous, digest, leaf_hash, payload in rows:
         assert (sequence - 1, previous) == last.get(action_id, (0, ""))
         last[action_id] = (sequence, digest)
-        assert digest == sha256_hex(payload)
-        assert leaf_hash == Envelope(PAYLOAD_TYPE, payload, ()).leaf_hash()
+        if payload is not None:  # else erased: `_check_erasures`
+            assert digest == sha256_hex(payload)
+            assert leaf_hash == Envelope(PAYLOAD_TYPE, payload, ()).leaf_hash()
     found = connection.execute("SELECT action_id FROM action WHERE tenant_id = %s", (tenant_id,))
     assert {row[0] for row in found} == set(last) - {NO_ACTION}
     return [row[5] for row in rows]

@@ -12,7 +12,7 @@ import psycopg
 
 from oars_grpc.cli.key_files import trusted_keys
 from oars_grpc.core.envelope import envelope_from_json
-from oars_grpc.core.verification import verify_receipt
+from oars_grpc.core.verification import Surroundings, verify_receipt
 from oars_grpc.generated.oars.v1 import action_pb2
 from oars_grpc.local.stack import TENANT, LocalStack
 from tests.support.client import action_body
@@ -109,7 +109,7 @@ class Load:
             assert len(receipts) == 2
             previous = None
             for envelope in receipts:
-                verified = verify_receipt(envelope, keys, previous)
+                verified = verify_receipt(envelope, keys, Surroundings(previous=previous))
                 assert verified.valid, verified.errors
                 previous = envelope
 

@@ -22,21 +22,35 @@ from oars_grpc.core.ids import format_id
 from oars_grpc.generated.oars.v1 import (
     action_pb2,
     approval_pb2,
+    control_pb2,
+    evidence_pb2,
     policy_pb2,
     receipt_pb2,
+    retention_pb2,
     tenant_pb2,
 )
 from tests.support.client import Client
 
-FILES = (action_pb2, approval_pb2, policy_pb2, receipt_pb2, tenant_pb2)
+FILES = (
+    action_pb2,
+    approval_pb2,
+    control_pb2,
+    evidence_pb2,
+    policy_pb2,
+    receipt_pb2,
+    retention_pb2,
+    tenant_pb2,
+)
 TENANT = "tenant_parity"
 # Well formed, and of nothing that exists.
 UNKNOWN = UUID("01890000-0000-7000-8000-000000000000")
 UNKNOWN_IDS = {
     "action_id": format_id("act", UNKNOWN),
     "approval_id": format_id("apr", UNKNOWN),
+    "mapping_id": format_id("map", UNKNOWN),
     "policy_id": format_id("pol", UNKNOWN),
     "receipt_id": format_id("rcpt", UNKNOWN),
+    "hold_id": format_id("hold", UNKNOWN),
 }
 HTTP_OF_CODE = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,

@@ -12,7 +12,8 @@ from oars_grpc.cli import commands
 from oars_grpc.core.keys import TrustedKey
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.generated.oars.v1 import receipt_pb2
-from oars_grpc.transport.receipt_messages import write_key, write_receipt
+from oars_grpc.transport.key_messages import write_key
+from oars_grpc.transport.receipt_messages import write_receipt
 from tests.support.factories import append_receipt, make_action, make_stored_key
 
 TRUSTED = make_stored_key().trusted

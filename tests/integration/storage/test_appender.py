@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg import DataError
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError
 
 from oars_grpc.core.stored import Change, CommitResult, Committed, Replayed
 from oars_grpc.errors import Unavailable

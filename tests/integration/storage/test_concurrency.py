@@ -12,11 +12,11 @@ from sqlalchemy import Engine
 
 from oars_grpc.core.action import ActionState
 from oars_grpc.core.ports import Registry
+from oars_grpc.core.receipt_filter import ReceiptFilter
 from oars_grpc.core.stored import (
     Change,
     CommitResult,
     Committed,
-    ReceiptFilter,
     Replayed,
     Superseded,
 )
@@ -268,7 +268,9 @@ def test_once_a_publication_is_answered_nothing_commits_under_an_earlier_one(
         last_leaf = {
             (tenant_id, entry.receipt.action_id): entry.leaf_index
             for tenant_id in TENANTS
-            for entry in receipts.list_receipts(tenant_id, ReceiptFilter(), -1, 100_000)
+            for entry in receipts.search_receipts(
+                tenant_id, ReceiptFilter(), "", -1, 100_000
+            ).receipts
         }
     assert {type(result) for result in race.results} == {Committed, Superseded}
     late = [

@@ -5,19 +5,20 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Engine
 
 from oars_grpc.core.stored import Change, Committed, Replayed, Superseded
 from oars_grpc.errors import Unavailable
 from oars_grpc.local.postgres import EmbeddedPostgres
 from oars_grpc.storage.engine import ping
 from oars_grpc.storage.ledger import PostgresLedger
+from oars_grpc.storage.prepared import Session, Statement
 from oars_grpc.storage.schema import migrate
 from oars_grpc.storage.upkeep import PostgresUpkeepStore
 from tests.support.database import check_ledger, create_tenant, execute, opened
@@ -29,28 +30,43 @@ from tests.support.factories import (
     make_outcome,
 )
 
-# set_config, actions, approvals, heads, keys, growth, action, input, update, approval, receipts,
+# tenants, actions, approvals, heads, keys, growth, action, input, update, approval, receipts,
 # payloads: what the batch below executes before COMMIT.
 STATEMENTS = 13
 
 
-class Fault:
+class Faults:
     """Kills the backend of a connection before the statement of a number."""
 
-    def __init__(self, engine: Engine, url: str, statement: int) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, url: str) -> None:
         self.seen = 0
-        self._url, self._statement = url, statement
-        event.listen(engine, "before_cursor_execute", self._count)
+        self._statement = 0
+        self._url = url
+        prepared = Session.execute
 
-    def _count(self, connection: Connection, *_: Any) -> None:
+        def execute(session: Session, statement: Statement, parameters: Sequence[bytes]) -> Any:
+            self._count(session.backend_pid)
+            return prepared(session, statement, parameters)
+
+        patch.setattr(Session, "execute", execute)
+
+    def before(self, statement: int) -> None:
+        """Count from here, and kill before the statement."""
+        self.seen, self._statement = 0, statement
+
+    def _count(self, backend: int) -> None:
         self.seen += 1
         if self.seen == self._statement:
-            _terminate(connection, self._url)
+            _terminate(backend, self._url)
 
 
-def _terminate(connection: Connection, url: str) -> None:
-    driver: Any = connection.connection.driver_connection
-    execute(url, f"SELECT pg_terminate_backend({driver.info.backend_pid}, 5000)")
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Faults:
+    return Faults(monkeypatch, database_url)
+
+
+def _terminate(backend: int, url: str) -> None:
+    execute(url, f"SELECT pg_terminate_backend({backend}, 5000)")
 
 
 def _batch(created: Change) -> list[Change]:
@@ -71,26 +87,26 @@ def created(ledger: PostgresLedger) -> Change:
 
 
 def test_the_batch_of_these_tests_has_as_many_statements_as_they_assume(
-    ledger: PostgresLedger, engine: Engine, database_url: str, created: Change
+    ledger: PostgresLedger, faults: Faults, created: Change
 ) -> None:
-    counter = Fault(engine, database_url, 0)
+    faults.before(0)
     ledger.commit(_batch(created))
-    assert counter.seen == STATEMENTS
+    assert faults.seen == STATEMENTS
 
 
 def test_a_connection_dead_before_the_first_statement_costs_nothing(
-    ledger: PostgresLedger, engine: Engine, database_url: str, created: Change
+    ledger: PostgresLedger, faults: Faults, database_url: str, created: Change
 ) -> None:
-    Fault(engine, database_url, 1)
+    faults.before(1)
     assert ledger.commit(_batch(created)) == [Committed(), Committed()]
     assert check_ledger(database_url) == 5
 
 
 @pytest.mark.parametrize("statement", range(2, STATEMENTS + 1))
 def test_a_connection_killed_before_a_statement_leaves_nothing_behind(
-    ledger: PostgresLedger, engine: Engine, database_url: str, created: Change, statement: int
+    ledger: PostgresLedger, faults: Faults, database_url: str, created: Change, statement: int
 ) -> None:
-    Fault(engine, database_url, statement)
+    faults.before(statement)
     batch = _batch(created)
     with pytest.raises(Unavailable, match=r"^the database is out of reach$"):
         ledger.commit(batch)
@@ -104,23 +120,26 @@ def test_a_connection_killed_before_a_statement_leaves_nothing_behind(
 
 @pytest.mark.parametrize("persisted", [False, True])
 def test_a_connection_lost_at_commit_is_unavailable_and_the_key_tells_what_became_of_it(
-    ledger: PostgresLedger, engine: Engine, database_url: str, created: Change, *, persisted: bool
+    ledger: PostgresLedger,
+    database_url: str,
+    created: Change,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    persisted: bool,
 ) -> None:
     commits = 0
+    commit = Session.commit
 
-    @event.listens_for(engine, "commit")
-    def lose(connection: Connection) -> None:
+    def lose(session: Session) -> None:
         nonlocal commits
         commits += 1
-        if commits > 1:
-            return
-        driver: Any = connection.connection.driver_connection
-        if persisted:
-            driver.commit()
-            driver.close()
-        else:
-            _terminate(connection, database_url)
+        if commits == 1:
+            if persisted:
+                commit(session)
+            _terminate(session.backend_pid, database_url)
+        commit(session)
 
+    monkeypatch.setattr(Session, "commit", lose)
     batch = _batch(created)
     with pytest.raises(Unavailable, match=r"^the database is out of reach$"):
         ledger.commit(batch)
@@ -134,17 +153,19 @@ def test_a_connection_lost_at_commit_is_unavailable_and_the_key_tells_what_becam
 
 
 def test_a_key_whose_outcome_is_purged_in_between_is_free_for_the_next_attempt(
-    ledger: PostgresLedger, engine: Engine
+    ledger: PostgresLedger, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     past = datetime(2020, 1, 1, tzinfo=UTC)
     ledger.commit([make_change(outcome=make_outcome(expires_at=past))])
     purged = []
+    prepared = Session.execute
 
-    @event.listens_for(engine, "before_cursor_execute")
-    def purge(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("SELECT found.tenant_id, found.caller"):
+    def purge(session: Session, statement: Statement, parameters: Sequence[bytes]) -> Any:
+        if statement.name == b"find outcomes":
             purged.append(PostgresUpkeepStore(engine).purge_outcomes(datetime.now(UTC), 10))
+        return prepared(session, statement, parameters)
 
+    monkeypatch.setattr(Session, "execute", purge)
     assert ledger.commit([make_change(outcome=make_outcome())]) == [Committed()]
     assert purged == [1]
 

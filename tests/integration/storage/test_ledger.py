@@ -13,12 +13,12 @@ from oars_grpc.core.approval import ApprovalDecision, ApprovalState, Verdict
 from oars_grpc.core.call import StoredOutcome
 from oars_grpc.core.canonical import canonical_json, sha256_hex
 from oars_grpc.core.ports import Ledger
+from oars_grpc.core.receipt_filter import ReceiptFilter
 from oars_grpc.core.stored import (
     ActionFilter,
     ApprovalFilter,
     Change,
     Committed,
-    ReceiptFilter,
     Replayed,
     StoredAction,
     Superseded,
@@ -118,9 +118,12 @@ def test_a_transition_changes_the_action_and_adds_its_receipt(
     assert ledger.commit([change]) == [Committed()]
     action_id = created.stored.action.action_id
     assert ledger.find_action(["acme"], action_id) == as_read(change.stored)
-    found = PostgresReceiptStore(engine).find_in_chain("acme", action_id, 3)
-    assert found is not None
-    assert found.receipt == change.receipts[0]
+    store = PostgresReceiptStore(engine)
+    before = store.chain_before("acme", action_id, 4, 5)
+    assert [found.receipt.sequence for found in before] == [1, 2, 3]
+    assert before[-1].receipt == change.receipts[0]
+    assert store.chain_before("acme", action_id, 4, 2) == before[1:]
+    assert store.chain_before("acme", action_id, 1, 2) == []
 
 
 def test_a_stale_version_writes_nothing(ledger: PostgresLedger, engine: Engine) -> None:
@@ -133,7 +136,14 @@ def test_a_stale_version_writes_nothing(ledger: PostgresLedger, engine: Engine) 
     assert ledger.find_action(["acme"], created.stored.action.action_id) == as_read(first.stored)
     assert second.outcome is not None
     assert ledger.basis("acme", second.outcome.scope).outcome is None
-    assert len(PostgresReceiptStore(engine).list_receipts("acme", ReceiptFilter(), -1, 10)) == 3
+    assert (
+        len(
+            PostgresReceiptStore(engine)
+            .search_receipts("acme", ReceiptFilter(), "", -1, 10)
+            .receipts
+        )
+        == 3
+    )
 
 
 def test_a_repeated_key_gets_the_first_outcome_and_writes_nothing(ledger: PostgresLedger) -> None:
@@ -183,7 +193,7 @@ def test_one_batch_settles_each_change_by_itself(ledger: PostgresLedger, engine:
     ]
     receipts = PostgresReceiptStore(engine)
     for tenant_id, count in (("acme", 8), ("globex", 4)):
-        stored = receipts.list_receipts(tenant_id, ReceiptFilter(), -1, 100)
+        stored = receipts.search_receipts(tenant_id, ReceiptFilter(), "", -1, 100).receipts
         assert [entry.leaf_index for entry in stored] == list(range(count))
 
 
@@ -252,11 +262,11 @@ def test_what_belongs_to_another_tenant_is_not_found(
         assert ledger.find_approval(tenant_ids, approval.approval_id) is None
         assert receipts.find_receipt(tenant_ids, change.receipts[0].receipt_id) is None
     assert receipts.find_receipt(["acme"], change.receipts[0].receipt_id) is not None
-    assert receipts.find_in_chain("globex", action_id, 1) is None
+    assert receipts.chain_before("globex", action_id, 2, 5) == []
     for tenant_id in ("globex", "*", "nobody"):
         assert ledger.list_actions(tenant_id, ActionFilter(), "", 10) == []
         assert ledger.list_approvals(tenant_id, ApprovalFilter(), "", 10) == []
-        assert receipts.list_receipts(tenant_id, ReceiptFilter(), -1, 10) == []
+        assert receipts.search_receipts(tenant_id, ReceiptFilter(), "", -1, 10).receipts == ()
 
 
 def test_lists_filter_and_page_from_the_newest(ledger: PostgresLedger) -> None:

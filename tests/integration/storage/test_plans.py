@@ -5,8 +5,11 @@ import time
 import psycopg
 
 from oars_grpc.core.action import ActionState
-from oars_grpc.core.stored import ActionFilter, ApprovalFilter, DueAction, ReceiptFilter
+from oars_grpc.core.log import HashRange
+from oars_grpc.core.receipt_filter import ReceiptFilter
+from oars_grpc.core.stored import ActionFilter, ApprovalFilter, DueAction
 from oars_grpc.storage.ledger import PostgresLedger
+from oars_grpc.storage.log_store import PostgresLogStore
 from oars_grpc.storage.receipts import PostgresReceiptStore
 from oars_grpc.storage.registry import PostgresRegistryStore
 from oars_grpc.storage.upkeep import PostgresUpkeepStore
@@ -20,6 +23,7 @@ def test_no_statement_reads_a_whole_table(database_url: str) -> None:
     with opened(database_url, pool_size=1) as engine:
         ledger, receipts = PostgresLedger(engine), PostgresReceiptStore(engine)
         registry, upkeep = PostgresRegistryStore(engine), PostgresUpkeepStore(engine)
+        log = PostgresLogStore(engine)
         for turn in range(12):
             outcome = make_outcome(key=f"key-{turn}")
             change = make_change(outcome=outcome)
@@ -32,9 +36,13 @@ def test_no_statement_reads_a_whole_table(database_url: str) -> None:
             ledger.list_actions("acme", ActionFilter(ActionState.EXECUTED), action_id, 5)
             ledger.list_approvals("acme", ApprovalFilter(), action_id, 5)
             receipts.find_receipt(["acme", "globex"], change.receipts[0].receipt_id)
-            receipts.find_in_chain("acme", action_id, 1)
-            receipts.list_receipts("acme", ReceiptFilter(action_id=action_id), 3, 5)
+            receipts.chain_before("acme", action_id, 2, 5)
+            receipts.search_receipts("acme", ReceiptFilter(action_id=action_id), "", 3, 5)
             receipts.list_keys("acme")
+            log.head("acme")
+            log.hashes("acme", [HashRange(0, 0, 2), HashRange(1, 0, 1)])
+            log.leaves("acme", 3, 5)
+            log.leaf_of(["acme", "globex"], change.receipts[0].receipt_id)
             registry.list_tenants(None, "", 5)
             registry.list_policies("acme", 0, 5)
             upkeep.due_actions(NOW, DueAction("acme", action_id, NOW), 5)

@@ -11,13 +11,23 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from oars_grpc.core.receipt_filter import ReceiptFilter
 from oars_grpc.errors import ConfigurationError, Unavailable
 from oars_grpc.storage.columns import metadata
 from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.schema import current_revision, is_current, migrate
 from oars_grpc.storage.tables import DUE_STATES
+from tests.support.controls import add_mapping, tag_all
 from tests.support.database import create_tenant, execute, new_database, opened
 from tests.support.factories import make_change, make_outcome
+from tests.support.retention import (
+    RETENTION_DAYS,
+    finished,
+    make_holds,
+    make_retention,
+    place,
+    set_retention,
+)
 
 TENANT_TABLES = sorted(metadata.tables)
 APPEND_ONLY = (
@@ -27,7 +37,12 @@ APPEND_ONLY = (
     "policy_publication",
     "receipt",
     "receipt_body",
+    "receipt_control",
     "receipt_rule",
+    "action_body",
+    "erasure",
+    "legal_hold",
+    "legal_hold_step",
 )
 _APP = "SET ROLE oars_app"
 _MIGRATE = (
@@ -43,7 +58,11 @@ def filled_url(database_url: str) -> str:
             # So many that the log has a whole tile, and with it a node.
             changes = [make_change(tenant_id) for _ in range(128)]
             changes.append(make_change(tenant_id, outcome=make_outcome(tenant_id)))
-            PostgresLedger(engine).commit(changes)
+            PostgresLedger(engine).commit([*changes, finished(tenant_id)])
+            tag_all(engine, add_mapping(engine, tenant_id=tenant_id))
+            place(make_holds(engine), ReceiptFilter(agent_id="nobody"), tenant_id)
+            set_retention(engine, tenant_id, RETENTION_DAYS)
+            assert make_retention(engine).erase_due().erased == 3
     return database_url
 
 
@@ -90,7 +109,7 @@ def test_the_partial_index_of_due_actions_is_over_the_due_states(
 def test_migrating_again_changes_nothing(database_url: str) -> None:
     migrate(database_url)
     with opened(database_url) as engine:
-        assert current_revision(engine) == "0002"
+        assert current_revision(engine) == "0004"
         assert is_current(engine)
 
 
@@ -213,7 +232,7 @@ def test_a_row_of_another_tenant_can_be_neither_added_nor_changed(
 def test_a_setting_that_a_transaction_left_behind_shows_nothing(app: psycopg.Connection) -> None:
     with app.transaction():
         app.execute("SELECT set_config('oars.tenants', 'acme', true)")
-        assert _count(app, "receipt") == 258
+        assert _count(app, "receipt") == 263
     assert _count(app, "receipt") == 0
 
 

@@ -15,7 +15,8 @@ from oars_grpc.core.envelope import Signature
 from oars_grpc.core.keys import KeyState, TrustedKey
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.generated.oars.v1 import receipt_pb2
-from oars_grpc.transport.receipt_messages import write_key, write_receipt
+from oars_grpc.transport.key_messages import write_key
+from oars_grpc.transport.receipt_messages import write_receipt
 from tests.support.factories import (
     NOW,
     append_receipt,
@@ -57,8 +58,8 @@ def test_a_receipt_is_verified_in_whatever_form_it_came(run: VerifyCommand, cont
     assert verdict["valid"] is True
     assert verdict["receiptId"] == CHAIN[0].receipt_id
     assert verdict["keyId"] == TRUSTED.key_id
-    assert list(verdict["checks"]) == ["signature", "key_trust", "schema", "chain"]
-    assert results(verdict) == ["passed"] * 4
+    assert list(verdict["checks"]) == ["signature", "key_trust", "schema", "chain", "inclusion"]
+    assert results(verdict) == [*["passed"] * 4, "not_checked"]
     assert verdict["errors"] == []
 
 
@@ -76,7 +77,7 @@ def test_a_bare_list_of_keys_will_do(run: VerifyCommand) -> None:
 def test_receipts_given_together_are_checked_as_a_chain_in_any_order(run: VerifyCommand) -> None:
     code, verdicts = run.verdicts(*(receipt_json(receipt) for receipt in reversed(CHAIN)))
     assert code == 0
-    assert [results(verdict) for verdict in verdicts] == [["passed"] * 4] * 3
+    assert [results(verdict) for verdict in verdicts] == [[*["passed"] * 4, "not_checked"]] * 3
 
 
 def test_a_receipt_without_its_predecessor_says_that_the_chain_is_unchecked(

@@ -9,10 +9,13 @@ from oars_grpc.core.keys import KeyState, TrustedKey
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.core.verification import (
     CHAIN,
+    INCLUSION,
     KEY_TRUST,
     SCHEMA,
     SIGNATURE,
+    Check,
     CheckResult,
+    Surroundings,
     Verification,
     verify_receipt,
 )
@@ -53,9 +56,10 @@ def verify(
     previous: Envelope | None = None,
 ) -> Verification:
     """Verify, and hold every answer to what any answer must be."""
-    found = verify_receipt(envelope, keys, previous)
+    found = verify_receipt(envelope, keys, Surroundings(previous=previous))
     outcome = results(found)
-    assert list(outcome) == [SIGNATURE, KEY_TRUST, SCHEMA, CHAIN]
+    assert list(outcome) == [SIGNATURE, KEY_TRUST, SCHEMA, CHAIN, INCLUSION]
+    assert outcome[INCLUSION] is NOT_CHECKED  # nothing here brings a proof along
     failed = [name for name, result in outcome.items() if result is FAILED]
     assert [error.partition(":")[0] for error in found.errors] == failed
     needed = all(outcome[name] is PASSED for name in (SIGNATURE, KEY_TRUST, SCHEMA))
@@ -66,9 +70,11 @@ def verify(
 
 def test_a_receipt_as_written_passes_every_check() -> None:
     found = verify(FIRST)
-    assert set(results(found).values()) == {PASSED}
+    assert found.checks[:4] == tuple(
+        Check(name, PASSED) for name in (SIGNATURE, KEY_TRUST, SCHEMA, CHAIN)
+    )
     assert (found.valid, found.key_id, found.receipt) == (True, TRUSTED.key_id, CHAINED[0])
-    assert set(results(verify(SECOND, previous=FIRST)).values()) == {PASSED}
+    assert results(verify(SECOND, previous=FIRST))[CHAIN] is PASSED
 
 
 def test_no_changed_byte_of_the_payload_goes_unnoticed() -> None:
@@ -105,6 +111,7 @@ def test_no_changed_byte_of_the_signature_goes_unnoticed() -> None:
                 KEY_TRUST: NOT_CHECKED,
                 SCHEMA: PASSED,
                 CHAIN: PASSED,
+                INCLUSION: NOT_CHECKED,
             }
 
 
@@ -178,6 +185,7 @@ def test_a_key_of_another_tenant_is_not_trusted() -> None:
         KEY_TRUST: FAILED,
         SCHEMA: PASSED,
         CHAIN: PASSED,
+        INCLUSION: NOT_CHECKED,
     }
     assert "is not one of tenant acme" in found.errors[0]
 
@@ -208,7 +216,7 @@ def test_a_retired_key_is_trusted_for_what_it_signed_in_its_window() -> None:
 def test_a_missing_predecessor_is_said_and_never_counted_as_checked() -> None:
     found = verify(SECOND)
     assert results(found)[CHAIN] is NOT_CHECKED
-    assert found.checks[-1].detail == "receipt 1 of the chain was not supplied"
+    assert found.checks[3].detail == "receipt 1 of the chain was not supplied"
     assert found.valid  # of itself; whoever needs the chain supplies it
 
 
@@ -277,6 +285,7 @@ def test_a_signed_payload_of_garbage_is_answered_and_never_raised(payload: bytes
         KEY_TRUST: NOT_CHECKED,
         SCHEMA: FAILED,
         CHAIN: NOT_CHECKED,
+        INCLUSION: NOT_CHECKED,
     }
     assert found.receipt is None
 

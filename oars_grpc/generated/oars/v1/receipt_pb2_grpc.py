@@ -55,6 +55,26 @@ class ReceiptServiceStub:
                 request_serializer=oars_dot_v1_dot_receipt__pb2.ListTrustedKeysRequest.SerializeToString,
                 response_deserializer=oars_dot_v1_dot_receipt__pb2.ListTrustedKeysResponse.FromString,
                 _registered_method=True)
+        self.GetReceiptProof = channel.unary_unary(
+                '/oars.v1.ReceiptService/GetReceiptProof',
+                request_serializer=oars_dot_v1_dot_receipt__pb2.GetReceiptProofRequest.SerializeToString,
+                response_deserializer=oars_dot_v1_dot_receipt__pb2.GetReceiptProofResponse.FromString,
+                _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/oars.v1.ReceiptService/GetCheckpoint',
+                request_serializer=oars_dot_v1_dot_receipt__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=oars_dot_v1_dot_receipt__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.GetConsistencyProof = channel.unary_unary(
+                '/oars.v1.ReceiptService/GetConsistencyProof',
+                request_serializer=oars_dot_v1_dot_receipt__pb2.GetConsistencyProofRequest.SerializeToString,
+                response_deserializer=oars_dot_v1_dot_receipt__pb2.GetConsistencyProofResponse.FromString,
+                _registered_method=True)
+        self.ProveCompleteness = channel.unary_stream(
+                '/oars.v1.ReceiptService/ProveCompleteness',
+                request_serializer=oars_dot_v1_dot_receipt__pb2.ProveCompletenessRequest.SerializeToString,
+                response_deserializer=oars_dot_v1_dot_receipt__pb2.ProveCompletenessResponse.FromString,
+                _registered_method=True)
 
 
 class ReceiptServiceServicer:
@@ -69,7 +89,9 @@ class ReceiptServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListReceipts(self, request, context):
-        """Lists the tenant's receipts in the order in which they were committed.
+        """Lists the tenant's receipts in the order in which they were committed. All given fields must
+        match. A page looks through a bounded piece of the log: it may be short, or even empty, and
+        still name a next one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +107,39 @@ class ReceiptServiceServicer:
     def ListTrustedKeys(self, request, context):
         """Lists the public keys of a tenant with their windows. Keys are public: any identity that OARS
         trusts may read them, whatever its tenants.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReceiptProof(self, request, context):
+        """Shows where a receipt stands in the log of its tenant. Agents and gateways see only receipts
+        of actions that they submitted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoint(self, request, context):
+        """Signs what the log holds now. Any identity of the tenant may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsistencyProof(self, request, context):
+        """Shows that the log at one size continues the log at a smaller one. Any identity of the tenant
+        may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveCompleteness(self, request, context):
+        """Shows that what lies between two checkpoints is all there: from the frontier of the first, every
+        leaf hash after it leads to the root of the second. Each leaf is derived anew from the stored
+        receipt before it is sent; the last message is `end`. For admins and auditors of the tenant.
+        A checkpoint that the log signed and does not continue is refused with reason `LOG_DIVERGED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +167,26 @@ def add_ReceiptServiceServicer_to_server(servicer, server):
                     servicer.ListTrustedKeys,
                     request_deserializer=oars_dot_v1_dot_receipt__pb2.ListTrustedKeysRequest.FromString,
                     response_serializer=oars_dot_v1_dot_receipt__pb2.ListTrustedKeysResponse.SerializeToString,
+            ),
+            'GetReceiptProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReceiptProof,
+                    request_deserializer=oars_dot_v1_dot_receipt__pb2.GetReceiptProofRequest.FromString,
+                    response_serializer=oars_dot_v1_dot_receipt__pb2.GetReceiptProofResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=oars_dot_v1_dot_receipt__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=oars_dot_v1_dot_receipt__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'GetConsistencyProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistencyProof,
+                    request_deserializer=oars_dot_v1_dot_receipt__pb2.GetConsistencyProofRequest.FromString,
+                    response_serializer=oars_dot_v1_dot_receipt__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'ProveCompleteness': grpc.unary_stream_rpc_method_handler(
+                    servicer.ProveCompleteness,
+                    request_deserializer=oars_dot_v1_dot_receipt__pb2.ProveCompletenessRequest.FromString,
+                    response_serializer=oars_dot_v1_dot_receipt__pb2.ProveCompletenessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +298,114 @@ class ReceiptService:
             '/oars.v1.ReceiptService/ListTrustedKeys',
             oars_dot_v1_dot_receipt__pb2.ListTrustedKeysRequest.SerializeToString,
             oars_dot_v1_dot_receipt__pb2.ListTrustedKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReceiptProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/oars.v1.ReceiptService/GetReceiptProof',
+            oars_dot_v1_dot_receipt__pb2.GetReceiptProofRequest.SerializeToString,
+            oars_dot_v1_dot_receipt__pb2.GetReceiptProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/oars.v1.ReceiptService/GetCheckpoint',
+            oars_dot_v1_dot_receipt__pb2.GetCheckpointRequest.SerializeToString,
+            oars_dot_v1_dot_receipt__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistencyProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/oars.v1.ReceiptService/GetConsistencyProof',
+            oars_dot_v1_dot_receipt__pb2.GetConsistencyProofRequest.SerializeToString,
+            oars_dot_v1_dot_receipt__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveCompleteness(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/oars.v1.ReceiptService/ProveCompleteness',
+            oars_dot_v1_dot_receipt__pb2.ProveCompletenessRequest.SerializeToString,
+            oars_dot_v1_dot_receipt__pb2.ProveCompletenessResponse.FromString,
             options,
             channel_credentials,
             insecure,

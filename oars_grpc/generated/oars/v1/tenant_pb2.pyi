@@ -49,10 +49,15 @@ class TenantSettings(_message.Message):
     PERMIT_SECONDS_FIELD_NUMBER: _builtins.int
     APPROVAL_SECONDS_FIELD_NUMBER: _builtins.int
     RISK_WEIGHTS_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
     permit_seconds: _builtins.int
     """How long a permit is good for, in seconds. Default 900; 1 to 86,400."""
     approval_seconds: _builtins.int
     """How long an approval or a quarantine waits, in seconds. Default 86,400; 1 to 2,592,000."""
+    retention_days: _builtins.int
+    """How long payloads of receipts and inputs of actions are kept, in days; after that they are
+    erased, while their hashes and places in the log stay. 0 keeps them for good; up to 36,500.
+    """
     @_builtins.property
     def risk_weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Points by name that replace the defaults of the risk table, 0 to 100 each. Names are listed
@@ -65,10 +70,11 @@ class TenantSettings(_message.Message):
         permit_seconds: _builtins.int = ...,
         approval_seconds: _builtins.int = ...,
         risk_weights: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        retention_days: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_seconds", b"approval_seconds", "permit_seconds", b"permit_seconds", "risk_weights", b"risk_weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_seconds", b"approval_seconds", "permit_seconds", b"permit_seconds", "retention_days", b"retention_days", "risk_weights", b"risk_weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,16 +345,20 @@ class RotateSigningKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant."""
+    purpose: _receipt_pb2.KeyPurpose.ValueType
+    """What the key signs; receipts where it is not stated."""
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
+        purpose: _receipt_pb2.KeyPurpose.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["purpose", b"purpose", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,3 +387,71 @@ class RotateSigningKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateSigningKeyResponse: _TypeAlias = RotateSigningKeyResponse  # noqa: Y015
+
+@_typing.final
+class RevokeSigningKeyRequest(_message.Message):
+    """Request of RevokeSigningKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COMPROMISED_AT_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant."""
+    key_id: _builtins.str
+    """The key."""
+    reason: _builtins.str
+    """Why, for whoever verifies later. Required; up to 512 characters."""
+    @_builtins.property
+    def compromised_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when others may have had the key: what the log recorded from then on is no longer
+        believed. Unset: since now.
+        """
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        compromised_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compromised_at", b"compromised_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compromised_at", b"compromised_at", "key_id", b"key_id", "reason", b"reason", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSigningKeyRequest: _TypeAlias = RevokeSigningKeyRequest  # noqa: Y015
+
+@_typing.final
+class RevokeSigningKeyResponse(_message.Message):
+    """Answer of RevokeSigningKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _receipt_pb2.TrustedKey:
+        """The revoked key."""
+
+    @_builtins.property
+    def replacement(self) -> _receipt_pb2.TrustedKey:
+        """The key that signs from now on, where the revoked one was active."""
+
+    def __init__(
+        self,
+        *,
+        key: _receipt_pb2.TrustedKey | None = ...,
+        replacement: _receipt_pb2.TrustedKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "replacement", b"replacement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "replacement", b"replacement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSigningKeyResponse: _TypeAlias = RevokeSigningKeyResponse  # noqa: Y015

@@ -60,6 +60,11 @@ class TenantServiceStub:
                 request_serializer=oars_dot_v1_dot_tenant__pb2.RotateSigningKeyRequest.SerializeToString,
                 response_deserializer=oars_dot_v1_dot_tenant__pb2.RotateSigningKeyResponse.FromString,
                 _registered_method=True)
+        self.RevokeSigningKey = channel.unary_unary(
+                '/oars.v1.TenantService/RevokeSigningKey',
+                request_serializer=oars_dot_v1_dot_tenant__pb2.RevokeSigningKeyRequest.SerializeToString,
+                response_deserializer=oars_dot_v1_dot_tenant__pb2.RevokeSigningKeyResponse.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer:
@@ -95,7 +100,15 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateSigningKey(self, request, context):
-        """Retires the tenant's signing key and makes a new one active in the same instant.
+        """Retires the tenant's key for a purpose and makes a new one active in the same instant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSigningKey(self, request, context):
+        """Revokes a key that can no longer be trusted; one that was active is replaced in the same
+        instant. There is no way back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +141,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.RotateSigningKey,
                     request_deserializer=oars_dot_v1_dot_tenant__pb2.RotateSigningKeyRequest.FromString,
                     response_serializer=oars_dot_v1_dot_tenant__pb2.RotateSigningKeyResponse.SerializeToString,
+            ),
+            'RevokeSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSigningKey,
+                    request_deserializer=oars_dot_v1_dot_tenant__pb2.RevokeSigningKeyRequest.FromString,
+                    response_serializer=oars_dot_v1_dot_tenant__pb2.RevokeSigningKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +284,33 @@ class TenantService:
             '/oars.v1.TenantService/RotateSigningKey',
             oars_dot_v1_dot_tenant__pb2.RotateSigningKeyRequest.SerializeToString,
             oars_dot_v1_dot_tenant__pb2.RotateSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/oars.v1.TenantService/RevokeSigningKey',
+            oars_dot_v1_dot_tenant__pb2.RevokeSigningKeyRequest.SerializeToString,
+            oars_dot_v1_dot_tenant__pb2.RevokeSigningKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,7 +42,11 @@ class TenantServiceStub:
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.UpdateTenantRequest, _tenant_pb2.UpdateTenantResponse]
     """Replaces the tenant's settings."""
     RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.RotateSigningKeyRequest, _tenant_pb2.RotateSigningKeyResponse]
-    """Retires the tenant's signing key and makes a new one active in the same instant."""
+    """Retires the tenant's key for a purpose and makes a new one active in the same instant."""
+    RevokeSigningKey: _grpc.UnaryUnaryMultiCallable[_tenant_pb2.RevokeSigningKeyRequest, _tenant_pb2.RevokeSigningKeyResponse]
+    """Revokes a key that can no longer be trusted; one that was active is replaced in the same
+    instant. There is no way back.
+    """
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
@@ -58,7 +62,11 @@ class TenantServiceAsyncStub(TenantServiceStub):
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_pb2.UpdateTenantRequest, _tenant_pb2.UpdateTenantResponse]  # type: ignore[assignment]
     """Replaces the tenant's settings."""
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_tenant_pb2.RotateSigningKeyRequest, _tenant_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
-    """Retires the tenant's signing key and makes a new one active in the same instant."""
+    """Retires the tenant's key for a purpose and makes a new one active in the same instant."""
+    RevokeSigningKey: _aio.UnaryUnaryMultiCallable[_tenant_pb2.RevokeSigningKeyRequest, _tenant_pb2.RevokeSigningKeyResponse]  # type: ignore[assignment]
+    """Revokes a key that can no longer be trusted; one that was active is replaced in the same
+    instant. There is no way back.
+    """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps tenants and their signing keys."""
@@ -101,6 +109,16 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_pb2.RotateSigningKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_pb2.RotateSigningKeyResponse, _abc.Awaitable[_tenant_pb2.RotateSigningKeyResponse]]:
-        """Retires the tenant's signing key and makes a new one active in the same instant."""
+        """Retires the tenant's key for a purpose and makes a new one active in the same instant."""
+
+    @_abc_1.abstractmethod
+    def RevokeSigningKey(
+        self,
+        request: _tenant_pb2.RevokeSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_pb2.RevokeSigningKeyResponse, _abc.Awaitable[_tenant_pb2.RevokeSigningKeyResponse]]:
+        """Revokes a key that can no longer be trusted; one that was active is replaced in the same
+        instant. There is no way back.
+        """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

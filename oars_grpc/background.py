@@ -1,0 +1,81 @@
+"""What a server does beside serving: rounds of upkeep, one job after the other."""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import structlog
+
+from oars_grpc.errors import OarsError
+from oars_grpc.transport.metrics import Metrics
+from oars_grpc.use_cases.control_tags import ControlTags
+from oars_grpc.use_cases.retention import Retention
+from oars_grpc.use_cases.upkeep import Upkeep
+
+Job = Callable[[], None]
+
+_log = structlog.get_logger("oars")
+
+
+def upkeep_jobs(
+    *, upkeep: Upkeep, tags: ControlTags, retention: Retention, metrics: Metrics
+) -> Sequence[Job]:
+    """The jobs of one round, in their order."""
+
+    def expire() -> None:
+        report = upkeep.expire_due()
+        metrics.expired_actions.inc(report.expired)
+        metrics.expiry_failures.inc(len(report.failures))
+        for failure in report.failures:
+            _log.error(
+                "an action could not be expired",
+                tenant_id=failure.due.tenant_id,
+                action_id=failure.due.action_id,
+                error=repr(failure.error),
+            )
+
+    def tag() -> None:
+        for failure in tags.follow():
+            _log.error(
+                "a control mapping could not go on",
+                tenant_id=failure.tenant_id,
+                mapping_id=failure.mapping_id,
+                error=repr(failure.error),
+            )
+
+    def erase() -> None:
+        report = retention.erase_due()
+        metrics.erased_receipts.inc(report.erased)
+        metrics.erasure_failures.inc(len(report.failures))
+        for failure in report.failures:
+            _log.error(
+                "payloads of a tenant could not be erased",
+                tenant_id=failure.tenant_id,
+                error=repr(failure.error),
+            )
+
+    def purge() -> None:
+        metrics.purged_outcomes.inc(upkeep.purge_outcomes())
+
+    # Tags before erasure: what some controls pick is told by the payload alone.
+    return (expire, tag, erase, purge)
+
+
+def run_in_background(jobs: Sequence[Job], pause: float, stack: ExitStack) -> None:
+    """Run rounds of the jobs until the stack unwinds."""
+    stopping = threading.Event()
+
+    def rounds() -> None:
+        while not stopping.wait(pause):
+            for job in jobs:
+                try:
+                    job()
+                except OarsError as error:
+                    _log.warning("upkeep failed, next round follows", error=error.message)
+                except Exception:  # noqa: BLE001 - a fault of one round must not end all rounds
+                    _log.exception("upkeep failed, next round follows")
+
+    thread = threading.Thread(target=rounds, name="upkeep", daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(stopping.set)

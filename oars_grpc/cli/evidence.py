@@ -1,0 +1,183 @@
+"""`oars evidence`: fetch an evidence bundle."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from oars_grpc.cli.key_files import read_json
+from oars_grpc.generated.oars.v1 import evidence_pb2, evidence_pb2_grpc
+
+_TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"])
+Response = evidence_pb2.ExportEvidenceResponse
+
+
+@click.group()
+def evidence() -> None:
+    """Evidence bundles: a range of the log in one file that proves itself."""
+
+
+@evidence.command()
+@click.option(
+    "--connection",
+    "connection_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=Path(".oars/connection.json"),
+    show_default=True,
+    help="connection.json of `oars dev`, or one of the same form.",
+)
+@click.option(
+    "--role",
+    type=click.Choice(["auditor", "admin"]),
+    default="auditor",
+    show_default=True,
+    help="Whose certificate of the connection to use.",
+)
+@click.option("--tenant", default="", help="Tenant; default: that of the connection.")
+@click.option("--from-size", type=click.IntRange(0), default=0, help="Begin at this size.")
+@click.option("--to-size", type=click.IntRange(0), default=0, help="End at this size; 0: now.")
+@click.option("--since", type=_TIME, help="Begin with what was recorded from then on (UTC).")
+@click.option("--until", type=_TIME, help="End with what was recorded before then (UTC).")
+@click.option("--control", "controls", multiple=True, help="framework:control_id. Repeatable.")
+@click.option(
+    "--out", "target", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File."
+)
+def export(
+    connection_file: Path,
+    role: str,
+    tenant: str,
+    from_size: int,
+    to_size: int,
+    since: datetime | None,
+    until: datetime | None,
+    controls: tuple[str, ...],
+    target: Path,
+) -> None:
+    """Fetch an evidence bundle and check that it arrived whole; then `oars verify` it.
+
+    The file appears under its name only when all of it has come.
+    """
+    connection = _connection(connection_file)
+    request = evidence_pb2.ExportEvidenceRequest(
+        tenant_id=tenant or connection["tenant"],
+        from_size=from_size,
+        to_size=to_size,
+        recorded_from=_timestamp(since),
+        recorded_until=_timestamp(until),
+        controls=controls,
+    )
+    try:
+        with (
+            grpc.secure_channel(
+                connection["grpc_target"], _credentials(connection, role)
+            ) as channel,
+            _appearing(target) as file,
+        ):
+            stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
+            end = _receive(stub.ExportEvidence(request), file)
+    except grpc.RpcError as error:
+        code, details = getattr(error, "code", None), getattr(error, "details", None)
+        told = f"{code().name}: {details()}" if code and details else str(error)
+        raise click.ClickException(f"{connection['grpc_target']}: {told}") from error
+    click.echo(
+        f"wrote {target}: {end.receipts} receipts, {end.erased} erased, {end.size_bytes} bytes"
+    )
+    click.echo(f"sha256 {end.sha256}")
+    click.echo(f"next: oars verify {target} --keys KEYS.json")
+
+
+def _receive(responses: Iterable[Response], file: BinaryIO) -> evidence_pb2.ExportEvidenceEnd:
+    """Write what comes; the last message, which what came was held against."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    digest, size = hashlib.sha256(), 0
+    end: evidence_pb2.ExportEvidenceEnd | None = None
+    with Progress(
+        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as progress:
+        task = progress.add_task("receipts", total=None)
+        for response in responses:
+            kind = response.WhichOneof("event")
+            if end is not None or kind is None:
+                raise click.ClickException("the server sent something after the end")
+            if kind == "chunk":
+                data = response.chunk.data
+                file.write(data)
+                digest.update(data)
+                size += len(data)
+                progress.update(
+                    task,
+                    total=response.chunk.total_receipts,
+                    completed=response.chunk.receipts,
+                )
+            elif kind == "end":
+                end = response.end
+    if end is None:
+        raise click.ClickException("the bundle ended before it was whole; fetch it again")
+    if (end.sha256, end.size_bytes) != (digest.hexdigest(), size):
+        raise click.ClickException("what came is not what the server sent; fetch it again")
+    return end
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[BinaryIO]:
+    """A file that stands under its name only once it is whole and on disk."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise click.UsageError(f"{target}: {error.strerror}") from error
+    unfinished = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _connection(path: Path) -> dict[str, Any]:
+    try:
+        connection: dict[str, Any] = read_json(path)
+        connection["grpc_target"], connection["ca_certificate"], connection["tenant"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.UsageError(f"{path}: is no connection.json: {error}") from error
+    return connection
+
+
+def _credentials(connection: dict[str, Any], role: str) -> grpc.ChannelCredentials:
+    try:
+        identity = connection["identities"][role]
+        return grpc.ssl_channel_credentials(
+            Path(connection["ca_certificate"]).read_bytes(),
+            Path(identity["private_key"]).read_bytes(),
+            Path(identity["certificate"]).read_bytes(),
+        )
+    except (KeyError, TypeError, OSError) as error:
+        raise click.ClickException(f"no usable certificate of the {role}: {error}") from error
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    written = Timestamp()
+    written.FromDatetime(aware.astimezone(UTC))
+    return written

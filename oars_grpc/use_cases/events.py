@@ -1,0 +1,58 @@
+"""Appends events to the logs of tenants, within transactions of the registry."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from oars_grpc.core.event import write_event
+from oars_grpc.core.identity import Principal
+from oars_grpc.core.keys import KeyPurpose
+from oars_grpc.core.ports import Registry
+from oars_grpc.core.receipt import Receipt
+from oars_grpc.errors import FailedPrecondition
+from oars_grpc.use_cases.keyring import Keyring
+
+
+class EventWriter:
+    """Signs events with the active keys of their tenants."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    def append(
+        self,
+        registry: Registry,
+        *,
+        receipt_id: str,
+        tenant_id: str,
+        type_: str,
+        caller: Principal | None,
+        event: Mapping[str, Any],
+        now: datetime,
+    ) -> None:
+        """Append an event of a tenant that is locked; `caller` None is the server itself.
+
+        Raises:
+            FailedPrecondition: the tenant has no active signing key.
+        """
+        stored = registry.active_key(tenant_id, KeyPurpose.RECEIPT)
+        if stored is None:
+            raise FailedPrecondition(
+                f"tenant {tenant_id} has no active signing key", reason="TENANT_NOT_READY"
+            )
+        key = self._keyring.open(stored)
+
+        def compose(sequence: int, previous_digest: str) -> Receipt:
+            return write_event(
+                receipt_id=receipt_id,
+                tenant_id=tenant_id,
+                type_=type_,
+                caller=caller,
+                event=event,
+                sequence=sequence,
+                previous_receipt_digest=previous_digest,
+                now=now,
+                key=key,
+            )
+
+        registry.append_event(tenant_id, compose)

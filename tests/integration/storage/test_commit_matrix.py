@@ -1,0 +1,129 @@
+"""Every write of the commit path, by {failed, not persisted; failed, persisted; process killed}.
+
+The failures are made between the client and a real Postgres, at every burst of bytes of a commit,
+whatever it is made of. Afterwards the check of the log must pass, and every receipt that was
+acknowledged must be in it.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from oars_grpc.core.stored import Change, CommitResult, Committed, Replayed
+from oars_grpc.errors import Unavailable
+from oars_grpc.storage.appender import CoalescingLedger
+from tests.support.committer import make_batch
+from tests.support.database import check_ledger, checked_log, opened
+from tests.support.postgres_proxy import Failure, PostgresProxy
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[PostgresProxy]:
+    with tempfile.TemporaryDirectory(prefix="oars-") as directory:
+        proxy = PostgresProxy(database_url, Path(directory) / "s")
+        yield proxy
+        proxy.close()
+
+
+@pytest.fixture
+def ledger(proxy: PostgresProxy) -> Iterator[CoalescingLedger]:
+    """The ledger of the server, on the far side of the proxy."""
+    with opened(proxy.url, pool_size=2) as engine:
+        ledger = CoalescingLedger(engine)
+        ledger.commit(make_batch(1))
+        yield ledger
+        ledger.close()
+
+
+def _bursts(proxy: PostgresProxy, ledger: CoalescingLedger) -> int:
+    """How many round trips a commit takes."""
+    proxy.count()
+    ledger.commit(make_batch(2))
+    assert proxy.seen >= 3  # locks, writes, COMMIT: if fewer, this matrix tests nothing
+    return proxy.seen
+
+
+def _stored(url: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT DISTINCT action_id FROM receipt").fetchall()
+    return {row[0] for row in rows}
+
+
+def _ids(batch: Sequence[Change]) -> set[str]:
+    return {change.stored.action.action_id for change in batch}
+
+
+def _settled(result: CommitResult, change: Change) -> bool:
+    return result == Committed() or (isinstance(result, Replayed) and change.outcome is not None)
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_a_failure_at_any_write_leaves_a_whole_log_and_an_honest_answer(
+    failure: Failure, proxy: PostgresProxy, ledger: CoalescingLedger, database_url: str
+) -> None:
+    bursts = _bursts(proxy, ledger)
+    refused, kept = 0, 0
+    for burst in range(1, bursts + 1):
+        batch = make_batch(2)
+        before = _stored(database_url)
+        proxy.arm(burst, failure)
+        try:
+            results = ledger.commit(batch)
+        except Unavailable:
+            refused += 1
+            left = _stored(database_url) - before
+            assert left in (set(), _ids(batch))  # all of a transaction, or nothing
+            kept += bool(left)
+            proxy.count()
+            # Whoever repeats the call under its key gets it done, or finds it done: once.
+            results = ledger.commit(batch)
+        assert all(_settled(*pair) for pair in zip(results, batch, strict=True))
+        assert _stored(database_url) - before == _ids(batch)
+        check_ledger(database_url)
+        assert checked_log(database_url) == []
+    assert refused >= bursts - 2  # a dead connection is replaced before the first statement
+    # Exactly one burst brings the COMMIT to the server: carried out, it stays.
+    assert kept == (failure is Failure.PERSISTED)
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_a_process_killed_at_any_write_loses_nothing_that_it_acknowledged(
+    failure: Failure, proxy: PostgresProxy, ledger: CoalescingLedger, database_url: str
+) -> None:
+    bursts = _bursts(proxy, ledger)
+    acknowledged: set[str] = set()
+    for burst in range(1, bursts + 1):
+        acknowledged |= _kill_at(proxy, burst, failure)
+        assert checked_log(database_url) == []
+        check_ledger(database_url)
+        assert acknowledged <= _stored(database_url)
+    assert len(acknowledged) >= 3 * bursts
+
+
+def _kill_at(proxy: PostgresProxy, burst: int, failure: Failure) -> set[str]:
+    """Let another process commit, and kill it at a burst; what it had acknowledged."""
+    proxy.count()
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.support.committer", proxy.url],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        print(3, file=child.stdin, flush=True)
+        acknowledged = set(child.stdout.readline().split())
+        proxy.arm(burst, failure, on_failure=child.kill)
+        print(3, file=child.stdin, flush=True)
+        acknowledged |= set(child.stdout.read().split())
+    assert child.returncode == -9
+    return acknowledged
