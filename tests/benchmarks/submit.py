@@ -54,7 +54,7 @@ class Plan:
 FULL = Plan(rounds=5, seconds=5, warm_up_seconds=1, other_rounds=3, other_seconds=3)
 QUICK = Plan(rounds=3, seconds=1, warm_up_seconds=0.4, other_rounds=1, other_seconds=1)
 SMOKE = Plan(
-    rounds=1, seconds=0.3, warm_up_seconds=0.05, other_rounds=1, other_seconds=0.25, streams=(1, 4)
+    rounds=1, seconds=1, warm_up_seconds=0.05, other_rounds=1, other_seconds=1, streams=(1, 4)
 )
 
 

@@ -65,6 +65,7 @@ TENANT_MAY_BE_LEFT_OUT = (
     "SubmitAction",
     "CreateControlMapping",
     "CreatePolicy",
+    "ExportEvidence",
     "GetCoverageReport",
     "SimulatePolicy",
 )
