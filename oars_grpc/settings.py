@@ -41,7 +41,7 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "OARS_MIGRATE_ON_START": ("true", "whether serving migrates the schema first"),
     "OARS_DATABASE_POOL_SIZE": ("16", "connections to Postgres"),
     "OARS_STATEMENT_TIMEOUT_MS": ("5000", "longest statement"),
-    "OARS_WORKER_THREADS": ("64", "rpcs served at a time"),
+    "OARS_WORKER_THREADS": ("16", "rpcs served at a time"),
     "OARS_PROCESSOR": ("", "number of the processor to stay on, from 0; default: any"),
     "OARS_QUEUED_RPCS": ("256", "rpcs that may wait for a thread before more are refused"),
     "OARS_STREAMS": ("64", "watches served at a time"),

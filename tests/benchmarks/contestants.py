@@ -37,7 +37,13 @@ TENANT = "tenant_alpha"
 SAMPLES = 256
 # No checkpoint of Postgres falls into one measurement and not into its neighbour. What is durable
 # when is not touched.
-POSTGRES_SETTINGS = {"max_wal_size": "16GB", "checkpoint_timeout": "1h"}
+POSTGRES_SETTINGS = {
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "1h",
+    "max_connections": "300",  # of the server and of every thread of the floors
+}
+# As many rpcs at a time as the benchmark has streams, and a connection for each.
+SERVER_SETTINGS = {"worker_threads": "64", "database_pool_size": "64"}
 DURABILITY = ("fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "commit_delay")
 # Limits and expiries are not what is measured.
 _UNLIMITED = "100000000/second"
@@ -110,7 +116,7 @@ class Bench:
     def oars(self, server_settings: Mapping[str, str], name: str = "oars") -> Iterator[Oars]:
         """A server with a tenant on the database of that name."""
         url = self._new_database(name)
-        settings = {"rate_limit": _UNLIMITED, **server_settings}
+        settings = {"rate_limit": _UNLIMITED, **SERVER_SETTINGS, **server_settings}
         directory = self.directory / name
         with running_server(directory, self.certificates, url, **settings) as server:
             address = server.address.replace("127.0.0.1", "localhost")  # the certificate's name

@@ -13,10 +13,12 @@ def plot_throughput(report: Mapping[str, Any], file: Path) -> None:
     axes = figure.subplots()
     series = {
         "the floor: sign, INSERT, answer": report["floor"],
+        "the floor on one processor": report.get("floor_on_one_processor", {}),
         "OARS: allowed submit, 2 receipts": report["workloads"]["allow"],
     }
     streams = list(report["floor"])
     places = range(len(streams))
+    series = {label: figures for label, figures in series.items() if figures}
     for label, figures in series.items():
         rates = [figures[each]["actions_per_second"] for each in streams]
         axes.plot(places, rates, marker="o", label=label)

@@ -7,6 +7,7 @@ The README beside this file says what the floor is and what the figures mean.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.contestants import (
+    SERVER_SETTINGS,
     Contestant,
     Oars,
     bench,
@@ -34,8 +36,17 @@ from tests.benchmarks.workloads import WORKLOADS, Samples
 
 STREAMS = (1, 16, 64)
 FLOOR = "floor"
+# The same floor, held on one processor as the server is.
+HELD_FLOOR = "floor_on_one_processor"
 # The workload that the floor does the writing of.
 COMPARED = "allow"
+
+
+_TITLES = {
+    **WORKLOADS,
+    FLOOR: "the floor: sign, INSERT, answer",
+    HELD_FLOOR: "the floor on one processor",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +62,8 @@ class Plan:
     streams: Sequence[int] = STREAMS
 
 
-FULL = Plan(rounds=5, seconds=5, warm_up_seconds=1, other_rounds=3, other_seconds=3)
-QUICK = Plan(rounds=3, seconds=1, warm_up_seconds=0.4, other_rounds=1, other_seconds=1)
+FULL = Plan(rounds=3, seconds=5, warm_up_seconds=1, other_rounds=2, other_seconds=3)
+QUICK = Plan(rounds=2, seconds=1, warm_up_seconds=0.4, other_rounds=1, other_seconds=1)
 SMOKE = Plan(
     rounds=1, seconds=1, warm_up_seconds=0.05, other_rounds=1, other_seconds=1, streams=(1, 4)
 )
@@ -75,10 +86,13 @@ SMOKE = Plan(
     help="Let the floor write its transaction as one WITH statement: one round trip.",
 )
 @click.option(
-    "--floor-processor",
+    "--processor",
     type=click.IntRange(0),
-    help="Let the floor stay on this processor; by default it may use all.",
+    default=lambda: min(os.sched_getaffinity(0)),
+    show_default="the first one",
+    help="The processor that the server stays on (OARS_PROCESSOR), and a second floor with it.",
 )
+@click.option("--no-processor", is_flag=True, help="Let the server, too, run wherever it likes.")
 @click.option(
     "--server-setting",
     "server_settings",
@@ -102,7 +116,8 @@ def main(
     smoke: bool,
     floor_threads: int,
     floor_one_statement: bool,
-    floor_processor: int | None,
+    processor: int,
+    no_processor: bool,
     server_settings: Sequence[str],
     directory: Path | None,
     only_compared: bool,
@@ -124,7 +139,7 @@ def main(
         plan,
         floor_threads=floor_threads,
         floor_one_statement=floor_one_statement,
-        floor_processor=floor_processor,
+        processor=None if no_processor else processor,
         server_settings=settings,
         directory=directory,
         workloads=(COMPARED,) if only_compared else tuple(WORKLOADS),
@@ -144,7 +159,7 @@ def run(
     *,
     floor_threads: int,
     floor_one_statement: bool,
-    floor_processor: int | None,
+    processor: int | None,
     server_settings: Mapping[str, str],
     directory: Path | None,
     workloads: Sequence[str],
@@ -154,16 +169,19 @@ def run(
     with ExitStack() as stack:
         with console.status("starting Postgres, the server and the floor …"):
             running = stack.enter_context(bench(directory))
-            server = stack.enter_context(running.oars(server_settings))
-            oars = stack.enter_context(server.contestant())
-            floor = stack.enter_context(
-                running.floor(
-                    server,
-                    floor_threads,
-                    one_statement=floor_one_statement,
-                    processor=floor_processor,
-                )
-            )
+            placed = {} if processor is None else {"processor": str(processor)}
+            server = stack.enter_context(running.oars({**placed, **server_settings}))
+            contestants = {COMPARED: stack.enter_context(server.contestant())}
+            for name, where in ((FLOOR, None), (HELD_FLOOR, processor)):
+                if name == FLOOR or where is not None:
+                    contestants[name] = stack.enter_context(
+                        running.floor(
+                            server,
+                            floor_threads,
+                            one_statement=floor_one_statement,
+                            processor=where,
+                        )
+                    )
         report: dict[str, Any] = {
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(running.directory) | {"postgres": running.postgres_version()},
@@ -177,22 +195,25 @@ def run(
                 "other_seconds": plan.other_seconds,
                 "floor_threads": floor_threads,
                 "floor_one_statement": floor_one_statement,
-                "floor_processor": floor_processor,
-                "server_settings": dict(server_settings),
+                "processor": processor,
+                "server_settings": SERVER_SETTINGS | dict(server_settings),
             },
         }
         _print_conditions(console, report)
         with console.status("measuring …"):
-            measured = _measure(server, oars, floor, plan, workloads)
+            measured = _measure(server, contestants, plan, workloads)
     ours, floors = measured[COMPARED], measured[FLOOR]
     report["workloads"] = {
         name: {str(streams): each.to_json() for streams, each in figures.items()}
         for name, figures in measured.items()
-        if name != FLOOR
+        if name not in (FLOOR, HELD_FLOOR)
     }
-    report[FLOOR] = {str(streams): each.to_json() for streams, each in floors.items()}
     report["ratio_to_floor"] = ratios(ours, floors)
     report["cpu_ratio_to_floor"] = cpu_ratios(ours, floors)
+    for name in contestants.keys() - {COMPARED}:
+        report[name] = {str(streams): each.to_json() for streams, each in measured[name].items()}
+    if HELD_FLOOR in measured:
+        report["ratio_to_floor_on_one_processor"] = ratios(ours, measured[HELD_FLOOR])
     report["took_seconds"] = round(time.monotonic() - began, 1)
     _print_figures(console, measured, report)
     return report
@@ -200,15 +221,14 @@ def run(
 
 def _measure(
     server: Oars,
-    oars: Contestant,
-    floor: Contestant,
+    contestants: Mapping[str, Contestant],
     plan: Plan,
     workloads: Sequence[str],
 ) -> dict[str, dict[int, Figures]]:
     """Figures by workload (or the floor) and streams.
 
-    Rounds of the two that are compared alternate, so that whatever else the machine does falls on
-    both alike.
+    Rounds of those that are compared alternate, so that whatever else the machine does falls on all
+    alike.
     """
     rounds: dict[tuple[str, int], list[Measured]] = {}
 
@@ -218,7 +238,7 @@ def _measure(
     for number in range(plan.rounds):
         for streams in plan.streams:
             load = Load(COMPARED, streams, plan.warm_up_seconds, plan.seconds, Samples())
-            order = [(COMPARED, oars), (FLOOR, floor)]
+            order = list(contestants.items())
             for name, who in order if number % 2 == 0 else reversed(order):
                 measure(name, who, load)
     others = [name for name in workloads if name != COMPARED]
@@ -227,10 +247,10 @@ def _measure(
         for name in others:
             for streams in plan.streams:
                 load = Load(name, streams, plan.warm_up_seconds, plan.other_seconds, samples)
-                measure(name, oars, load)
+                measure(name, contestants[COMPARED], load)
     return {
         name: {streams: Figures.of(rounds[name, streams]) for streams in plan.streams}
-        for name in (*workloads, FLOOR)
+        for name in (*workloads, *(contestants.keys() - {COMPARED}))
     }
 
 
@@ -253,7 +273,7 @@ def _print_figures(
     for name, by_streams in measured.items():
         for streams, each in by_streams.items():
             table.add_row(
-                WORKLOADS.get(name, "the floor: sign, INSERT, answer"),
+                _TITLES[name],
                 str(streams),
                 f"{each.actions_per_second:,.0f}",
                 f"{each.p50_ms:.2f}",
@@ -266,8 +286,11 @@ def _print_figures(
     console.print(table)
     for title, key in (
         ("allowed submits, ratio to the floor", "ratio_to_floor"),
+        ("allowed submits, ratio to the floor on one processor", "ratio_to_floor_on_one_processor"),
         ("processor time of server and Postgres, ratio to the floor", "cpu_ratio_to_floor"),
     ):
+        if key not in report:
+            continue
         said = ", ".join(f"{value:.2f} at {streams}" for streams, value in report[key].items())
         console.print(f"[bold]{title}[/]: {said}", highlight=False)
     console.print(f"took {report['took_seconds']:.0f} s", highlight=False)

@@ -56,6 +56,7 @@ def test_a_run_reports_every_workload_the_floor_and_the_ratio(tmp_path: Path) ->
         ours, floor = report["workloads"]["allow"][streams], report["floor"][streams]
         expected = ours["actions_per_second"] / floor["actions_per_second"]
         assert abs(ratio - expected) < 0.001
+    assert report["ratio_to_floor_on_one_processor"].keys() == {"1", "4"}
     if importlib.util.find_spec("matplotlib"):
         assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
