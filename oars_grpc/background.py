@@ -57,8 +57,13 @@ def upkeep_jobs(
     def purge() -> None:
         metrics.purged_outcomes.inc(upkeep.purge_outcomes())
 
+    def analyze() -> None:
+        analyzed = upkeep.analyze_new_tables()
+        if analyzed:
+            _log.info("new tables analysed", tables=analyzed)
+
     # Tags before erasure: what some controls pick is told by the payload alone.
-    return (expire, tag, erase, purge)
+    return (expire, tag, erase, purge, analyze)
 
 
 def run_in_background(jobs: Sequence[Job], pause: float, stack: ExitStack) -> None:

@@ -199,5 +199,8 @@ class UpkeepStore(Protocol):
         that cannot be dealt with does not keep the others from being found.
         """
 
+    def analyze_new_tables(self) -> int:
+        """Let the store learn what its young tables hold; how many there were."""
+
     def purge_outcomes(self, now: datetime, limit: int) -> int:
         """Forget idempotency outcomes that expired before `now`; how many were removed."""

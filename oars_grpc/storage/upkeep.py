@@ -1,6 +1,6 @@
 """What is due in all tenants on Postgres: the port `UpkeepStore`.
 
-Both questions go to functions that run as the owner of the tables, since the application's own
+All questions go to functions that run as the owner of the tables, since the application's own
 role never sees the tenants together.
 """
 
@@ -43,6 +43,17 @@ class PostgresUpkeepStore:
             ]
 
         return read(self._engine, [], work)
+
+    def analyze_new_tables(self) -> int:
+        """Give the planner statistics of tables that have none; how many there were."""
+
+        def work(connection: Connection) -> int:
+            analyzed: int = connection.exec_driver_sql(
+                "SELECT oars_analyze_new_tables()"
+            ).scalar_one()
+            return analyzed
+
+        return write(self._engine, [], work)
 
     def purge_outcomes(self, now: datetime, limit: int) -> int:
         """Forget idempotency outcomes that expired before `now`; how many were removed.

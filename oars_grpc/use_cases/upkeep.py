@@ -75,6 +75,10 @@ class Upkeep:
             after = found[-1]
         return ExpiryReport(expired, tuple(failures))
 
+    def analyze_new_tables(self) -> int:
+        """Let the store learn what its young tables hold, so that reading stays cheap; how many."""
+        return self._store.analyze_new_tables()
+
     def purge_outcomes(self) -> int:
         """Forget idempotency outcomes past their time; how many."""
         now = self._clock.now()

@@ -109,7 +109,7 @@ def test_the_partial_index_of_due_actions_is_over_the_due_states(
 def test_migrating_again_changes_nothing(database_url: str) -> None:
     migrate(database_url)
     with opened(database_url) as engine:
-        assert current_revision(engine) == "0004"
+        assert current_revision(engine) == "0005"
         assert is_current(engine)
 
 

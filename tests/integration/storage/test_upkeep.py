@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import Engine
 
@@ -12,6 +13,7 @@ from oars_grpc.core.stored import DueAction
 from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.tables import DUE_STATES
 from oars_grpc.storage.upkeep import PostgresUpkeepStore
+from tests.support.database import execute
 from tests.support.factories import NOW, make_change, make_outcome
 
 # The class satisfies the port; mypy checks it.
@@ -104,3 +106,32 @@ def test_only_expired_outcomes_are_forgotten_and_their_keys_are_free_again(
     again = make_change(outcome=replace(expired[0], response=b"new"))
     ledger.commit([again])
     assert ledger.basis("acme", expired[0].scope).outcome == again.outcome
+
+
+def _plan_of_a_lookup(url: str, receipt_id: str) -> str:
+    """How the application's role finds a receipt by its id."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SET ROLE oars_app")
+        connection.execute("SELECT set_config('oars.tenants', 'acme', true)")
+        rows = connection.execute(
+            "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) SELECT leaf_index FROM receipt"
+            f" WHERE tenant_id = 'acme' AND receipt_id = '{receipt_id}'".encode()
+        )
+        return "\n".join(row[0] for row in rows)
+
+
+def test_tables_that_grew_before_they_were_analysed_are_read_by_the_right_index(
+    ledger: PostgresLedger, upkeep: PostgresUpkeepStore, database_url: str
+) -> None:
+    execute(database_url, "ALTER TABLE receipt SET (autovacuum_enabled = false)")
+    changes = [make_change() for _ in range(1500)]
+    for start in range(0, len(changes), 100):
+        ledger.commit(changes[start : start + 100])
+    wanted = changes[700].receipts[0].receipt_id
+    # Without statistics every index that begins with the tenant looks as good as the right one.
+    assert "Rows Removed by Filter: 2999" in _plan_of_a_lookup(database_url, wanted)
+    assert upkeep.analyze_new_tables() >= 1
+    plan = _plan_of_a_lookup(database_url, wanted)
+    assert "using receipt_id_key" in plan
+    assert "Rows Removed" not in plan
+    assert upkeep.analyze_new_tables() == 0
