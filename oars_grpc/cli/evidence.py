@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 import grpc
@@ -21,7 +21,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from oars_grpc.cli.key_files import read_json
+from oars_grpc.cli.connection import (
+    Connection,
+    certificate_of,
+    connection_option,
+    read_connection,
+    tenant_option,
+)
 from oars_grpc.generated.oars.v1 import evidence_pb2, evidence_pb2_grpc
 
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"])
@@ -34,14 +40,7 @@ def evidence() -> None:
 
 
 @evidence.command()
-@click.option(
-    "--connection",
-    "connection_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path(".oars/connection.json"),
-    show_default=True,
-    help="connection.json of `oars dev`, or one of the same form.",
-)
+@connection_option
 @click.option(
     "--role",
     type=click.Choice(["auditor", "admin"]),
@@ -49,7 +48,7 @@ def evidence() -> None:
     show_default=True,
     help="Whose certificate of the connection to use.",
 )
-@click.option("--tenant", default="", help="Tenant; default: that of the connection.")
+@tenant_option
 @click.option("--from-size", type=click.IntRange(0), default=0, help="Begin at this size.")
 @click.option("--to-size", type=click.IntRange(0), default=0, help="End at this size; 0: now.")
 @click.option("--since", type=_TIME, help="Begin with what was recorded from then on (UTC).")
@@ -61,7 +60,7 @@ def evidence() -> None:
 def export(
     connection_file: Path,
     role: str,
-    tenant: str,
+    tenant_id: str,
     from_size: int,
     to_size: int,
     since: datetime | None,
@@ -75,7 +74,7 @@ def export(
     """
     connection = _connection(connection_file)
     request = evidence_pb2.ExportEvidenceRequest(
-        tenant_id=tenant or connection["tenant"],
+        tenant_id=tenant_id or connection["tenant"],
         from_size=from_size,
         to_size=to_size,
         recorded_from=_timestamp(since),
@@ -153,25 +152,23 @@ def _appearing(target: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _connection(path: Path) -> dict[str, Any]:
+def _connection(path: Path) -> Connection:
     try:
-        connection: dict[str, Any] = read_json(path)
-        connection["grpc_target"], connection["ca_certificate"], connection["tenant"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise click.UsageError(f"{path}: is no connection.json: {error}") from error
-    return connection
+        return read_connection(path, "grpc_target")
+    except ValueError as error:
+        raise click.UsageError(f"{path}: {error}") from error
 
 
-def _credentials(connection: dict[str, Any], role: str) -> grpc.ChannelCredentials:
+def _credentials(connection: Connection, role: str) -> grpc.ChannelCredentials:
     try:
-        identity = connection["identities"][role]
+        certificate, private_key = certificate_of(connection, role)
         return grpc.ssl_channel_credentials(
             Path(connection["ca_certificate"]).read_bytes(),
-            Path(identity["private_key"]).read_bytes(),
-            Path(identity["certificate"]).read_bytes(),
+            private_key.read_bytes(),
+            certificate.read_bytes(),
         )
-    except (KeyError, TypeError, OSError) as error:
-        raise click.ClickException(f"no usable certificate of the {role}: {error}") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _timestamp(moment: datetime | None) -> Timestamp | None:

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import ssl
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,18 @@ from typing import Any
 import click
 import httpx
 
-from oars_grpc.cli.key_files import read_json
+from oars_grpc.cli.connection import (
+    Connection,
+    connection_option,
+    read_connection,
+    tenant_option,
+    tls_context,
+)
 from oars_grpc.core.keys import KeyPurpose
 from oars_grpc.core.receipt import format_time
 from oars_grpc.settings import KEY_BYTES
 
 _KEY_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
-
-_connection = click.option(
-    "--connection",
-    "connection_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path(".oars/connection.json"),
-    show_default=True,
-    help="connection.json of `oars dev`, or one of the same form.",
-)
-_tenant = click.option("--tenant", default="", help="Tenant; default: that of the connection.")
 
 
 @click.group()
@@ -52,19 +47,19 @@ def generate(file: Path) -> None:
 
 
 @keys.command(name="list")
-@_connection
-@_tenant
-def list_keys(connection_file: Path, tenant: str) -> None:
+@connection_option
+@tenant_option
+def list_keys(connection_file: Path, tenant_id: str) -> None:
     """Print a tenant's public keys as JSON: the file that `oars verify --keys` takes."""
     connection = _read(connection_file)
-    tenant = tenant or connection["tenant"]
+    tenant = tenant_id or connection["tenant"]
     listed = _call(connection, "auditor", "GET", f"/v1/trust/tenants/{tenant}/keys")
     click.echo(json.dumps(listed, indent=2))
 
 
 @keys.command()
-@_connection
-@_tenant
+@connection_option
+@tenant_option
 @click.option(
     "--purpose",
     type=click.Choice([purpose.value for purpose in KeyPurpose]),
@@ -72,10 +67,10 @@ def list_keys(connection_file: Path, tenant: str) -> None:
     show_default=True,
     help="What the key signs.",
 )
-def rotate(connection_file: Path, tenant: str, purpose: str) -> None:
+def rotate(connection_file: Path, tenant_id: str, purpose: str) -> None:
     """Retire a tenant's signing key and make a new one active."""
     connection = _read(connection_file)
-    tenant = tenant or connection["tenant"]
+    tenant = tenant_id or connection["tenant"]
     body = {"purpose": f"KEY_PURPOSE_{purpose.upper()}"}
     answer = _call(connection, "admin", "POST", f"/v1/tenants/{tenant}/keys:rotate", body)
     click.echo(f"{tenant} signs {purpose}s with key {answer['key']['keyId']} from now on")
@@ -83,8 +78,8 @@ def rotate(connection_file: Path, tenant: str, purpose: str) -> None:
 
 @keys.command()
 @click.argument("key_id")
-@_connection
-@_tenant
+@connection_option
+@tenant_option
 @click.option("--reason", required=True, help="Why, for whoever verifies later.")
 @click.option(
     "--compromised-at",
@@ -95,7 +90,7 @@ def rotate(connection_file: Path, tenant: str, purpose: str) -> None:
     "  [default: since now]",
 )
 def revoke(
-    key_id: str, connection_file: Path, tenant: str, reason: str, compromised_at: str | None
+    key_id: str, connection_file: Path, tenant_id: str, reason: str, compromised_at: str | None
 ) -> None:
     """Revoke the key KEY_ID; one that is active is replaced. There is no way back.
 
@@ -104,7 +99,7 @@ def revoke(
     if not _KEY_ID.fullmatch(key_id):
         raise click.BadParameter("is not 16 hexadecimal digits in lower case", param_hint="KEY_ID")
     connection = _read(connection_file)
-    tenant = tenant or connection["tenant"]
+    tenant = tenant_id or connection["tenant"]
     body = {"reason": reason} | ({"compromisedAt": compromised_at} if compromised_at else {})
     path = f"/v1/tenants/{tenant}/keys/{key_id}:revoke"
     answer = _call(connection, "admin", "POST", path, body)
@@ -116,13 +111,11 @@ def revoke(
         click.echo(f"{tenant} signs with key {answer['replacement']['keyId']} from now on")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Connection:
     try:
-        connection: dict[str, Any] = read_json(path)
-        connection["rest_url"], connection["ca_certificate"], connection["tenant"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise click.UsageError(f"{path}: is no connection.json: {error}") from error
-    return connection
+        return read_connection(path)
+    except ValueError as error:
+        raise click.UsageError(f"{path}: {error}") from error
 
 
 def _moment(text: str | None) -> str | None:
@@ -139,7 +132,7 @@ def _moment(text: str | None) -> str | None:
 
 
 def _call(
-    connection: dict[str, Any],
+    connection: Connection,
     role: str,
     method: str,
     path: str,
@@ -147,11 +140,9 @@ def _call(
 ) -> dict[str, Any]:
     """The JSON that OARS answers to a role."""
     try:
-        identity = connection["identities"][role]
-        context = ssl.create_default_context(cafile=connection["ca_certificate"])
-        context.load_cert_chain(identity["certificate"], identity["private_key"])
-    except (KeyError, TypeError, OSError) as error:
-        raise click.ClickException(f"no usable certificate of the {role}: {error}") from error
+        context = tls_context(connection, role)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     url = connection["rest_url"]
     try:
         with httpx.Client(base_url=url, verify=context, timeout=30.0) as client:

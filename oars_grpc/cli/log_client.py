@@ -1,7 +1,5 @@
 """Asks a server for its log over REST, with a client certificate."""
 
-import base64
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +8,8 @@ from typing import Any
 
 import httpx
 
-from oars_grpc.cli.key_files import read_json
+from oars_grpc.cli.connection import read_connection, tls_context
+from oars_grpc.core.canonical import decode_base64
 
 
 class LogUnreachable(Exception):
@@ -39,7 +38,7 @@ class LogClient:
             {"from_size": from_size, "to_size": to_size},
         )
         try:
-            return [base64.b64decode(each, validate=True) for each in answer.get("hashes", [])]
+            return [decode_base64(each) for each in answer.get("hashes", [])]
         except (TypeError, ValueError) as error:
             raise LogRefused("the server answers something else than hashes") from error
 
@@ -76,14 +75,9 @@ def log_client(connection_file: Path, tenant_id: str, role: str = "auditor") -> 
     Raises:
         ValueError: it is none, or has no usable certificate of the role.
     """
-    connection = read_json(connection_file)
-    try:
-        url, tenant = connection["rest_url"], tenant_id or connection["tenant"]
-        identity = connection["identities"][role]
-        context = ssl.create_default_context(cafile=connection["ca_certificate"])
-        context.load_cert_chain(identity["certificate"], identity["private_key"])
-    except (KeyError, TypeError, OSError) as error:
-        raise ValueError(f"is no connection.json with a certificate: {error!r}") from error
+    connection = read_connection(connection_file)
+    context = tls_context(connection, role)
+    url, tenant = connection["rest_url"], tenant_id or connection["tenant"]
     with httpx.Client(base_url=url, verify=context, timeout=30.0) as http:
         yield LogClient(http, tenant)
 

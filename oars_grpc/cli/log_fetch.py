@@ -5,20 +5,10 @@ from pathlib import Path
 
 import click
 
+from oars_grpc.cli.connection import connection_option, tenant_option
 from oars_grpc.cli.durable_files import write_atomically
 from oars_grpc.cli.log_client import LogClient, LogRefused, LogUnreachable, log_client
 
-connection_option = click.option(
-    "--connection",
-    "connection_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path(".oars/connection.json"),
-    show_default=True,
-    help="connection.json of `oars dev`, or one of the same form.",
-)
-tenant_option = click.option(
-    "--tenant", "tenant_id", default="", help="Tenant; default: that of the connection."
-)
 _output = click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), help="File; default: print it."
 )

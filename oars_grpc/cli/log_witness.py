@@ -12,8 +12,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from tenacity.stop import stop_never
 from tenacity.wait import wait_random_exponential
 
+from oars_grpc.cli.connection import connection_option, tenant_option
 from oars_grpc.cli.log_client import LogClient, LogRefused, LogUnreachable, log_client
-from oars_grpc.cli.log_fetch import connection_option, tenant_option
 from oars_grpc.cli.witness_key import WitnessKey, make_key, read_key
 from oars_grpc.cli.witness_state import WitnessState, locked
 from oars_grpc.core.checkpoint import Checkpoint, add_signatures

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 import httpx
 
+from oars_grpc.cli.connection import connection_option, tenant_option
 from oars_grpc.cli.log_client import log_client
-from oars_grpc.cli.log_fetch import connection_option, tenant_option
 from oars_grpc.core.policy import Effect
 from oars_grpc.core.risk import RiskTier
 

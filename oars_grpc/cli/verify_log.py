@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from oars_grpc.cli.key_files import MAXIMUM_FILE_BYTES, read_json
+from oars_grpc.core.canonical import decode_base64
 from oars_grpc.core.checkpoint import Checkpoint, InclusionProof, parse_checkpoint, parse_proof
 from oars_grpc.core.inclusion import LogTrust, verify_checkpoint
 from oars_grpc.core.keys import TrustedKey
 from oars_grpc.core.merkle import verify_consistency
-from oars_grpc.core.note import Note, decode_base64, parse_note
+from oars_grpc.core.note import Note, parse_note
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from oars_grpc.cli.durable_files import sync_directory
+from oars_grpc.core.canonical import decode_base64, encode_base64
 from oars_grpc.core.keys import SEED_BYTES
-from oars_grpc.core.note import (
-    COSIGNATURE,
-    Note,
-    NoteSignature,
-    Verifier,
-    cosign_note,
-    decode_base64,
-    encode_base64,
-)
+from oars_grpc.core.note import COSIGNATURE, Note, NoteSignature, Verifier, cosign_note
 
 _PREFIX = "PRIVATE+KEY+"
 

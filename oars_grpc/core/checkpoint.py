@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from oars_grpc.core.canonical import decode_base64, encode_base64
 from oars_grpc.core.keys import SigningKey
 from oars_grpc.core.merkle import HASH_BYTES, verify_inclusion
 from oars_grpc.core.note import (
@@ -20,8 +21,6 @@ from oars_grpc.core.note import (
     Note,
     NoteSignature,
     Verifier,
-    decode_base64,
-    encode_base64,
     parse_note,
     raw_public_key,
     sign_note,

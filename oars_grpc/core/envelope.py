@@ -5,8 +5,6 @@ What is signed is the pre-authentication encoding, not the JSON around it:
     PAE(type, body) = "DSSEv1" SP LEN(type) SP type SP LEN(body) SP body     LEN in ASCII decimal
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +13,11 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from oars_grpc.core.canonical import sha256_hex
+from oars_grpc.core.canonical import decode_base64, encode_base64, sha256_hex
 from oars_grpc.core.keys import SigningKey
+from oars_grpc.core.merkle import leaf_hash
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-LEAF_PREFIX = b"\x00"  # RFC 9162 section 2.1.1: domain separation of leaves and nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +46,15 @@ class Envelope:
 
     def leaf_hash(self) -> bytes:
         """RFC 9162 leaf hash over the signed bytes, 32 bytes."""
-        return hashlib.sha256(LEAF_PREFIX + self.signed_bytes()).digest()
+        return leaf_hash(self.signed_bytes())
 
     def to_json(self) -> dict[str, Any]:
         """The standard's JSON form."""
         return {
             "payloadType": self.payload_type,
-            "payload": base64.b64encode(self.payload).decode(),
+            "payload": encode_base64(self.payload),
             "signatures": [
-                {"keyid": s.keyid, "sig": base64.b64encode(s.sig).decode()} for s in self.signatures
+                {"keyid": s.keyid, "sig": encode_base64(s.sig)} for s in self.signatures
             ],
         }
 
@@ -112,10 +110,6 @@ def _decoded(value: Mapping[str, Any], name: str, prefix: str) -> bytes:
     if not isinstance(text, str):
         raise ValueError(f"{prefix}{name}: must be base64 text")
     try:
-        decoded = base64.b64decode(text, validate=True)
-    except ValueError as error:  # binascii.Error, or text beyond ASCII
-        raise ValueError(f"{prefix}{name}: is not base64: {error}") from error
-    # b64decode ignores the unused low bits of the last digit: a second spelling of the same bytes.
-    if base64.b64encode(decoded).decode() != text:
-        raise ValueError(f"{prefix}{name}: is not canonical base64")
-    return decoded
+        return decode_base64(text)
+    except ValueError as error:
+        raise ValueError(f"{prefix}{name}: {error}") from error

@@ -21,12 +21,17 @@ from typing import Any, TypeGuard
 
 import orjson
 
-from oars_grpc.core.canonical import canonical_json, sha256_hex, statement_json
+from oars_grpc.core.canonical import (
+    canonical_json,
+    decode_base64,
+    encode_base64,
+    sha256_hex,
+    statement_json,
+)
 from oars_grpc.core.checkpoint import Checkpoint
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope, sign_payload
 from oars_grpc.core.keys import SigningKey
 from oars_grpc.core.merkle import HASH_BYTES
-from oars_grpc.core.note import decode_base64, encode_base64
 from oars_grpc.core.receipt import STATEMENT_TYPE, format_time, parse_time
 from oars_grpc.core.tenant import TENANT_ID
 
@@ -128,8 +133,12 @@ def expected_names(first: int, last: int) -> list[str]:
 
 def sign_manifest(manifest: Manifest, key: SigningKey) -> Envelope:
     """The statement of manifest.dsse.json: which manifest the tenant stands by."""
-    content = manifest.to_json()
-    statement = {
+    statement = _statement(manifest.to_json(), manifest)
+    return sign_payload(statement_json(statement), key)
+
+
+def _statement(content: bytes, manifest: Manifest) -> dict[str, Any]:
+    return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": MANIFEST, "digest": {"sha256": sha256_hex(content)}}],
         "predicateType": MANIFEST_PREDICATE,
@@ -141,7 +150,6 @@ def sign_manifest(manifest: Manifest, key: SigningKey) -> Envelope:
             "toSize": manifest.last.size,
         },
     }
-    return sign_payload(statement_json(statement), key)
 
 
 def check_statement(envelope: Envelope, content: bytes, manifest: Manifest) -> None:
@@ -153,19 +161,7 @@ def check_statement(envelope: Envelope, content: bytes, manifest: Manifest) -> N
     if envelope.payload_type != PAYLOAD_TYPE:
         raise ValueError(f"payloadType is not {PAYLOAD_TYPE}")
     statement = parse_canonical(envelope.payload)
-    expected = {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": MANIFEST, "digest": {"sha256": sha256_hex(content)}}],
-        "predicateType": MANIFEST_PREDICATE,
-        "predicate": {
-            "tenantId": manifest.tenant_id,
-            "origin": manifest.last.origin,
-            "createdAt": format_time(manifest.created_at),
-            "fromSize": manifest.first.size,
-            "toSize": manifest.last.size,
-        },
-    }
-    if statement != expected:
+    if statement != _statement(content, manifest):
         raise ValueError("the signed statement is not about this manifest")
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from oars_grpc.core import ids
-from oars_grpc.core.canonical import statement_json
+from oars_grpc.core.canonical import encode_base64, statement_json
 from oars_grpc.core.checkpoint import InclusionProof
 from oars_grpc.core.envelope import Envelope, envelope_from_json
 from oars_grpc.core.evidence import (
@@ -24,7 +24,6 @@ from oars_grpc.core.evidence import (
     parse_hashes,
 )
 from oars_grpc.core.merkle import Frontier
-from oars_grpc.core.note import encode_base64
 from oars_grpc.core.receipt import MAXIMUM_PAYLOAD_BYTES, format_time, parse_time
 
 # What bounds a reader: base64 takes 4/3, the rest of a line far less than the margin.

@@ -5,10 +5,10 @@ from functools import cache
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from oars_grpc.core.canonical import encode_base64
 from oars_grpc.core.evidence import Manifest
 from oars_grpc.core.evidence_tally import Covered, Tally
 from oars_grpc.core.evidence_template import PAGE
-from oars_grpc.core.note import encode_base64
 from oars_grpc.core.receipt import format_time
 
 _COUNTS = 50

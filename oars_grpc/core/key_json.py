@@ -6,11 +6,11 @@ from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from oars_grpc.core.canonical import canonical_json
+from oars_grpc.core.canonical import canonical_json, decode_base64, encode_base64
 from oars_grpc.core.checkpoint import checkpoint_verifier
 from oars_grpc.core.evidence import parse_canonical
 from oars_grpc.core.keys import ALGORITHM, KeyPurpose, KeyState, TrustedKey, key_id_of
-from oars_grpc.core.note import decode_base64, encode_base64, parse_vkey
+from oars_grpc.core.note import parse_vkey
 from oars_grpc.core.receipt import format_time, parse_time
 
 MAXIMUM_KEYS = 100_000

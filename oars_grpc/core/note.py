@@ -10,7 +10,6 @@ Two kinds of signatures are made and checked: Ed25519 of the log (type 0x01, sig
 time-stamped Ed25519 cosignatures of witnesses (type 0x04, C2SP tlog-cosignature v1).
 """
 
-import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from oars_grpc.core.canonical import decode_base64, encode_base64
 
 ED25519 = 0x01
 COSIGNATURE = 0x04
@@ -192,26 +193,6 @@ def verified_by(note: Note, verifiers: Sequence[Verifier]) -> list[Verifier]:
             raise ValueError(f"a signature under {verifier.name} is not that key's")
         signed.setdefault(verifier.public_key, verifier)
     return list(signed.values())
-
-
-def encode_base64(data: bytes) -> str:
-    """Standard base64."""
-    return base64.b64encode(data).decode()
-
-
-def decode_base64(text: str) -> bytes:
-    """The inverse of `encode_base64`; refuses every other spelling.
-
-    Raises:
-        ValueError: not canonical standard base64.
-    """
-    try:
-        data = base64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise ValueError(f"{text[:80]!r} is not base64") from error
-    if encode_base64(data) != text:
-        raise ValueError(f"{text[:80]!r} is not canonical base64")
-    return data
 
 
 def _parse_line(line: str) -> NoteSignature:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from oars_grpc.core.canonical import encode_base64
 from oars_grpc.core.checkpoint import (
     PROOF_HEADER,
     Checkpoint,
@@ -16,7 +17,7 @@ from oars_grpc.core.checkpoint import (
 )
 from oars_grpc.core.keys import signing_key
 from oars_grpc.core.merkle import EMPTY, EMPTY_ROOT, append, leaf_hash, node_hash
-from oars_grpc.core.note import Note, cosign_note, encode_base64, parse_note, verified_by
+from oars_grpc.core.note import Note, cosign_note, parse_note, verified_by
 from tests.support.factories import SEED
 
 KEY, PUBLIC = signing_key(SEED)
