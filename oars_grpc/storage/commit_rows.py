@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oars_grpc.core.stored import Change
-from oars_grpc.storage import tables
+from oars_grpc.storage import approval_tables, tables
 from oars_grpc.storage.batch import Row, insert_into, update_of
 from oars_grpc.storage.ledger_codecs import action_row, approval_row
 from oars_grpc.storage.log_append import Head, LogRow, append_rows, log_row
@@ -29,8 +29,8 @@ _APPROVAL_CHANGES = ("state", "decisions", "version")
 _NEW_ACTIONS = insert_into(tables.action)
 _INPUTS = insert_into(tables.action_body)
 _CHANGED_ACTIONS = update_of(tables.action, _ACTION_CHANGES)
-_NEW_APPROVALS = insert_into(tables.approval)
-_CHANGED_APPROVALS = update_of(tables.approval, _APPROVAL_CHANGES)
+_NEW_APPROVALS = insert_into(approval_tables.approval)
+_CHANGED_APPROVALS = update_of(approval_tables.approval, _APPROVAL_CHANGES)
 
 
 @dataclass(frozen=True, slots=True)

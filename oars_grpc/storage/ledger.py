@@ -16,7 +16,7 @@ from oars_grpc.core.stored import (
     StoredAction,
 )
 from oars_grpc.errors import FailedPrecondition, NotFound
-from oars_grpc.storage import tables
+from oars_grpc.storage import approval_tables, tables
 from oars_grpc.storage.binary import texts
 from oars_grpc.storage.codecs import outcome_of, policy_of, stored_key_of, tenant_of
 from oars_grpc.storage.commit import apply_changes, check_change
@@ -147,9 +147,9 @@ class PostgresLedger:
 
     def find_approval(self, tenant_ids: Sequence[str], approval_id: str) -> Approval | None:
         """The approval, if it belongs to one of the tenants."""
-        query = select(tables.approval).where(
-            tables.approval.c.tenant_id.in_(valid_tenants(tenant_ids)),
-            tables.approval.c.approval_id == approval_id,
+        query = select(approval_tables.approval).where(
+            approval_tables.approval.c.tenant_id.in_(valid_tenants(tenant_ids)),
+            approval_tables.approval.c.approval_id == approval_id,
         )
         row = self._first(tenant_ids, query)
         return None if row is None else approval_of(row)
@@ -178,8 +178,8 @@ class PostgresLedger:
         self, tenant_id: str, which: ApprovalFilter, before: str, limit: int
     ) -> Sequence[Approval]:
         """Approvals with ids below `before` (empty: from the newest), newest first."""
-        columns = tables.approval.c
-        query = select(tables.approval).where(columns.tenant_id == tenant_id)
+        columns = approval_tables.approval.c
+        query = select(approval_tables.approval).where(columns.tenant_id == tenant_id)
         if which.state is not None:
             query = query.where(columns.state == which.state.value)
         if before:

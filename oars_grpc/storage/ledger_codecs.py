@@ -129,6 +129,9 @@ def approval_row(approval: Approval) -> dict[str, Any]:
         "created_at": approval.created_at,
         "expires_at": approval.expires_at,
         "version": approval.version,
+        "caller_subject": "",
+        "escalates_at": None,
+        "body": b"{}",
     }
 
 

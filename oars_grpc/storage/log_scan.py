@@ -23,7 +23,7 @@ from oars_grpc.core.stored_log import (
     StoredLog,
     StoredNode,
 )
-from oars_grpc.storage import tables
+from oars_grpc.storage import approval_tables, tables
 from oars_grpc.storage.receipts import list_tenant_keys
 from oars_grpc.storage.retention_tables import erasure
 from oars_grpc.storage.transaction import read, read_every_tenant, valid_tenants
@@ -63,7 +63,7 @@ class LogSnapshot:
     def log(self) -> StoredLog:
         """Everything that the check of a log looks at."""
         connection, tenant_id = self._connection, self._tenant_id
-        action, approval, receipt = tables.action.c, tables.approval.c, tables.receipt.c
+        action, approval, receipt = tables.action.c, approval_tables.approval.c, tables.receipt.c
         lone_actions = (
             self._of(tables.action, action.action_id)
             .where(
@@ -74,7 +74,7 @@ class LogSnapshot:
             .order_by(action.action_id)
         )
         lone_approvals = (
-            self._of(tables.approval, approval.approval_id)
+            self._of(approval_tables.approval, approval.approval_id)
             .where(
                 ~exists().where(
                     action.tenant_id == tenant_id, action.action_id == approval.action_id

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-from oars_grpc.storage import control_tables  # noqa: F401 - completes the metadata
+from oars_grpc.storage import approval_tables, control_tables  # noqa: F401 - complete the metadata
 from oars_grpc.storage.columns import bytes_, int_, metadata, text_, time_
 
 APP_ROLE = "oars_app"
@@ -91,6 +91,22 @@ policy_publication = Table(
     Index("policy_publication_policy", "tenant_id", "policy_id"),
 )
 
+# Policies that are put away; a row of `policy` never changes.
+policy_archive = Table(
+    "policy_archive",
+    metadata,
+    text_("tenant_id"),
+    text_("policy_id"),
+    time_("archived_at"),
+    text_("archived_by"),
+    PrimaryKeyConstraint("tenant_id", "policy_id", name="policy_archive_pkey"),
+    ForeignKeyConstraint(
+        ["tenant_id", "policy_id"],
+        ["policy.tenant_id", "policy.policy_id"],
+        name="policy_archive_policy_fkey",
+    ),
+)
+
 # The tables of the hot path have no foreign keys: they are written only under the tenant's
 # `log_head` row, and that one has the key.
 action = Table(
@@ -138,24 +154,6 @@ action_body = Table(
     text_("action_id"),
     bytes_("input"),
     PrimaryKeyConstraint("tenant_id", "action_id", name="action_body_pkey"),
-)
-
-approval = Table(
-    "approval",
-    metadata,
-    text_("tenant_id"),
-    text_("approval_id"),
-    text_("action_id"),
-    text_("action_digest"),
-    text_("policy_digest"),
-    text_("state"),
-    Column("required_approvals", Integer, nullable=False),
-    bytes_("decisions"),
-    time_("created_at"),
-    time_("expires_at"),
-    int_("version"),
-    PrimaryKeyConstraint("tenant_id", "approval_id", name="approval_pkey"),
-    Index("approval_state", "tenant_id", "state", "approval_id"),
 )
 
 

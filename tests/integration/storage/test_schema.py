@@ -34,6 +34,7 @@ APPEND_ONLY = (
     "idempotency_outcome",
     "log_node",
     "policy",
+    "policy_archive",
     "policy_publication",
     "receipt",
     "receipt_body",
@@ -43,6 +44,17 @@ APPEND_ONLY = (
     "erasure",
     "legal_hold",
     "legal_hold_step",
+)
+ROWS_OF_APPROVERS = (
+    "INSERT INTO policy_archive SELECT tenant_id, policy_id, now(), 'admin' FROM policy",
+    (
+        "INSERT INTO second_factor SELECT tenant_id, 'approver', '', now(), 'admin', 0, 0, NULL"
+        " FROM tenant"
+    ),
+    (
+        "INSERT INTO approver_key SELECT tenant_id, 'key', 'approver', '', now(), 'admin', NULL, ''"
+        " FROM tenant"
+    ),
 )
 _APP = "SET ROLE oars_app"
 _MIGRATE = (
@@ -63,6 +75,7 @@ def filled_url(database_url: str) -> str:
             place(make_holds(engine), ReceiptFilter(agent_id="nobody"), tenant_id)
             set_retention(engine, tenant_id, RETENTION_DAYS)
             assert make_retention(engine).erase_due().erased == 3
+    execute(database_url, *ROWS_OF_APPROVERS)
     return database_url
 
 
@@ -109,7 +122,7 @@ def test_the_partial_index_of_due_actions_is_over_the_due_states(
 def test_migrating_again_changes_nothing(database_url: str) -> None:
     migrate(database_url)
     with opened(database_url) as engine:
-        assert current_revision(engine) == "0005"
+        assert current_revision(engine) == "0006"
         assert is_current(engine)
 
 
