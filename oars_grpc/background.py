@@ -9,6 +9,7 @@ import structlog
 from oars_grpc.errors import OarsError
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.use_cases.control_tags import ControlTags
+from oars_grpc.use_cases.escalations import Escalations
 from oars_grpc.use_cases.retention import Retention
 from oars_grpc.use_cases.upkeep import Upkeep
 
@@ -18,21 +19,14 @@ _log = structlog.get_logger("oars")
 
 
 def upkeep_jobs(
-    *, upkeep: Upkeep, tags: ControlTags, retention: Retention, metrics: Metrics
+    *,
+    upkeep: Upkeep,
+    escalations: Escalations,
+    tags: ControlTags,
+    retention: Retention,
+    metrics: Metrics,
 ) -> Sequence[Job]:
     """The jobs of one round, in their order."""
-
-    def expire() -> None:
-        report = upkeep.expire_due()
-        metrics.expired_actions.inc(report.expired)
-        metrics.expiry_failures.inc(len(report.failures))
-        for failure in report.failures:
-            _log.error(
-                "an action could not be expired",
-                tenant_id=failure.due.tenant_id,
-                action_id=failure.due.action_id,
-                error=repr(failure.error),
-            )
 
     def tag() -> None:
         for failure in tags.follow():
@@ -63,7 +57,38 @@ def upkeep_jobs(
             _log.info("new tables analysed", tables=analyzed)
 
     # Tags before erasure: what some controls pick is told by the payload alone.
-    return (expire, tag, erase, purge, analyze)
+    return (*_timers(upkeep, escalations, metrics), tag, erase, purge, analyze)
+
+
+def _timers(upkeep: Upkeep, escalations: Escalations, metrics: Metrics) -> Sequence[Job]:
+    """What time alone does to actions and approvals."""
+
+    def expire() -> None:
+        report = upkeep.expire_due()
+        metrics.expired_actions.inc(report.expired)
+        metrics.expiry_failures.inc(len(report.failures))
+        for failure in report.failures:
+            _log.error(
+                "an action could not be expired",
+                tenant_id=failure.due.tenant_id,
+                action_id=failure.due.action_id,
+                error=repr(failure.error),
+            )
+
+    def escalate() -> None:
+        report = escalations.escalate_due()
+        metrics.escalated_approvals.inc(report.escalated)
+        metrics.escalation_failures.inc(len(report.failures))
+        for failure in report.failures:
+            _log.error(
+                "an approval could not be escalated",
+                tenant_id=failure.due.tenant_id,
+                approval_id=failure.due.approval_id,
+                error=repr(failure.error),
+            )
+
+    # Expiry first: what is over need not be escalated any more.
+    return (expire, escalate)
 
 
 def run_in_background(jobs: Sequence[Job], pause: float, stack: ExitStack) -> None:

@@ -109,8 +109,8 @@ class ResourceExhausted(OarsError):
 
     reason = "RESOURCE_EXHAUSTED"
 
-    def __init__(self, message: str, *, retry_after_ms: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, retry_after_ms: int, reason: str | None = None) -> None:
+        super().__init__(message, reason=reason)
         self.retry_after_ms = retry_after_ms
 
 

@@ -31,6 +31,7 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "OARS_TLS_PRIVATE_KEY_FILE": ("", "PEM private key of the server"),
     "OARS_TLS_CLIENT_CA_FILE": ("", "PEM authorities that client certificates must come from"),
     "OARS_TRUSTED_IDENTITIES_FILE": ("", "JSON list of the identities that may call; required"),
+    "OARS_OIDC_FILE": ("", "JSON list of OIDC issuers whose bearer tokens people may use"),
     "OARS_SIDECAR_SPIFFE_ID": ("", "the sidecar's own identity, when it connects over TCP"),
     "OARS_DEVELOPMENT_IDENTITY": ("", "the trusted identity that every call has in mode off"),
     "OARS_KEY_ENCRYPTION_KEY_FILE": ("", "base64 of 32 bytes that encrypt keys; required"),
@@ -67,6 +68,7 @@ class Settings:
     private_key_file: Path | None
     client_ca_file: Path | None
     trusted_identities_file: Path
+    oidc_file: Path | None
     sidecar_spiffe_id: str
     development_identity: str
     key_encryption_key: bytes = field(repr=False)
@@ -144,6 +146,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         private_key_file=reader.file("OARS_TLS_PRIVATE_KEY_FILE", required=needs_tls),
         client_ca_file=reader.file("OARS_TLS_CLIENT_CA_FILE", required=needs_tls),
         trusted_identities_file=reader.required_file("OARS_TRUSTED_IDENTITIES_FILE"),
+        oidc_file=reader.file("OARS_OIDC_FILE", required=False),
         sidecar_spiffe_id=reader.text("OARS_SIDECAR_SPIFFE_ID"),
         development_identity=reader.text("OARS_DEVELOPMENT_IDENTITY"),
         key_encryption_key=read_key_file(reader.required_file("OARS_KEY_ENCRYPTION_KEY_FILE")),

@@ -4,11 +4,14 @@ import sys
 
 import click
 
+from oars_grpc.cli.approvals import approvals
+from oars_grpc.cli.approvers import approvers
 from oars_grpc.cli.demo import demo
 from oars_grpc.cli.dev import dev
 from oars_grpc.cli.evidence import evidence
 from oars_grpc.cli.keys import keys
 from oars_grpc.cli.log import log
+from oars_grpc.cli.policy import policy
 from oars_grpc.cli.receipts import receipts
 from oars_grpc.cli.serve import migrate, serve
 from oars_grpc.cli.verify import verify
@@ -27,6 +30,9 @@ commands.add_command(dev)
 commands.add_command(demo)
 commands.add_command(verify)
 commands.add_command(keys)
+commands.add_command(approvals)
+commands.add_command(approvers)
+commands.add_command(policy)
 commands.add_command(log)
 commands.add_command(evidence)
 commands.add_command(receipts)

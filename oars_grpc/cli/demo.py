@@ -99,9 +99,15 @@ class Story:
                 "verdict": "VERDICT_APPROVE",
                 "reason": "invoice 4711 is due",
                 "actionDigest": approval["actionDigest"],
+                "displayDigest": approval["displayDigest"],
             },
         )
         self._show(decided)
+        self._console.print("the agent starts it, which uses the approval up, and reports back")
+        path = f"/v1/actions/{answer['action']['actionId']}"
+        self._show(self._post("agent", f"{path}:start", {}))
+        done = {"outcome": "OUTCOME_SUCCEEDED", "output": {"transfer": "F-77"}}
+        self._show(self._post("agent", f"{path}:complete", done))
 
     def _replayed(self) -> None:
         self._scene("4", "The same call twice under one idempotency key: one action, one answer")

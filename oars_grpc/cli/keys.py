@@ -6,18 +6,11 @@ import os
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import click
-import httpx
 
-from oars_grpc.cli.connection import (
-    Connection,
-    connection_option,
-    read_connection,
-    tenant_option,
-    tls_context,
-)
+from oars_grpc.cli.connection import connection_option, tenant_option
+from oars_grpc.cli.rest_call import call_rest, opened_connection
 from oars_grpc.core.keys import KeyPurpose
 from oars_grpc.core.receipt import format_time
 from oars_grpc.settings import KEY_BYTES
@@ -51,9 +44,9 @@ def generate(file: Path) -> None:
 @tenant_option
 def list_keys(connection_file: Path, tenant_id: str) -> None:
     """Print a tenant's public keys as JSON: the file that `oars verify --keys` takes."""
-    connection = _read(connection_file)
+    connection = opened_connection(connection_file)
     tenant = tenant_id or connection["tenant"]
-    listed = _call(connection, "auditor", "GET", f"/v1/trust/tenants/{tenant}/keys")
+    listed = call_rest(connection, "auditor", "GET", f"/v1/trust/tenants/{tenant}/keys")
     click.echo(json.dumps(listed, indent=2))
 
 
@@ -69,10 +62,10 @@ def list_keys(connection_file: Path, tenant_id: str) -> None:
 )
 def rotate(connection_file: Path, tenant_id: str, purpose: str) -> None:
     """Retire a tenant's signing key and make a new one active."""
-    connection = _read(connection_file)
+    connection = opened_connection(connection_file)
     tenant = tenant_id or connection["tenant"]
     body = {"purpose": f"KEY_PURPOSE_{purpose.upper()}"}
-    answer = _call(connection, "admin", "POST", f"/v1/tenants/{tenant}/keys:rotate", body)
+    answer = call_rest(connection, "admin", "POST", f"/v1/tenants/{tenant}/keys:rotate", body)
     click.echo(f"{tenant} signs {purpose}s with key {answer['key']['keyId']} from now on")
 
 
@@ -98,24 +91,17 @@ def revoke(
     """
     if not _KEY_ID.fullmatch(key_id):
         raise click.BadParameter("is not 16 hexadecimal digits in lower case", param_hint="KEY_ID")
-    connection = _read(connection_file)
+    connection = opened_connection(connection_file)
     tenant = tenant_id or connection["tenant"]
     body = {"reason": reason} | ({"compromisedAt": compromised_at} if compromised_at else {})
     path = f"/v1/tenants/{tenant}/keys/{key_id}:revoke"
-    answer = _call(connection, "admin", "POST", path, body)
+    answer = call_rest(connection, "admin", "POST", path, body)
     click.echo(f"key {key_id} is revoked")
     if "trustedLogSize" in answer["key"]:
         size = answer["key"]["trustedLogSize"]
         click.echo(f"what it signed is believed below index {size} of the log, given a proof")
     if answer.get("replacement"):
         click.echo(f"{tenant} signs with key {answer['replacement']['keyId']} from now on")
-
-
-def _read(path: Path) -> Connection:
-    try:
-        return read_connection(path)
-    except ValueError as error:
-        raise click.UsageError(f"{path}: {error}") from error
 
 
 def _moment(text: str | None) -> str | None:
@@ -129,27 +115,3 @@ def _moment(text: str | None) -> str | None:
     if moment.tzinfo is None:
         raise click.BadParameter("has no time zone")
     return format_time(moment)
-
-
-def _call(
-    connection: Connection,
-    role: str,
-    method: str,
-    path: str,
-    body: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The JSON that OARS answers to a role."""
-    try:
-        context = tls_context(connection, role)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    url = connection["rest_url"]
-    try:
-        with httpx.Client(base_url=url, verify=context, timeout=30.0) as client:
-            answer = client.request(method, path, json=body)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise click.ClickException(f"{url}: {error}") from error
-    if answer.status_code != httpx.codes.OK:
-        raise click.ClickException(f"{url}{path}: HTTP {answer.status_code} {answer.text}")
-    found: dict[str, Any] = answer.json()
-    return found

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import click
 
+from oars_grpc.cli.approver_key_file import approver_key_option, read_approver_keys
 from oars_grpc.cli.key_files import envelopes, proof_texts, read_json, trusted_keys
 from oars_grpc.cli.verify_bundle import BundleAware
 from oars_grpc.cli.verify_chains import GivenReceipts
@@ -65,6 +66,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     help='Who must have cosigned every checkpoint: {"threshold": K, "witnesses": [VKEY, …]}.',
 )
 @click.option("--origin", default="", help="Believe only logs named PREFIX/TENANT.")
+@approver_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a receipt or proof.")
 def verify(
     files: tuple[Path, ...],
@@ -74,6 +76,7 @@ def verify(
     consistency_files: tuple[Path, ...],
     witnesses_file: Path | None,
     origin: str,
+    approver_key_files: tuple[Path, ...],
     *,
     as_json: bool,
 ) -> None:
@@ -102,7 +105,9 @@ def verify(
     if log.witnesses is not None and not (proofs or checkpoints or consistency):
         raise click.UsageError("--witnesses asks for a checkpoint, and none is given")
     by_leaf, unused = _match(proofs, [envelope for _, envelope in found])
-    given = GivenReceipts([envelope for _, envelope in found], keys, log, by_leaf)
+    approver_keys = read_approver_keys(approver_key_files)
+    envelopes_found = [envelope for _, envelope in found]
+    given = GivenReceipts(envelopes_found, keys, log, by_leaf, approver_keys)
     results = [(path, given.verify(envelope)) for path, envelope in found]
     noted = list(zip(checkpoint_files, checkpoints, strict=True))
     findings = GivenLogs(keys, log, noted, consistency, proofs).findings(unused)

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from oars_grpc.cli.approver_key_file import approver_key_option, read_approver_keys
 from oars_grpc.cli.bundle_zip import ZipBundle, is_zip
 from oars_grpc.cli.key_files import read_json, trusted_keys
 from oars_grpc.core.bundle_findings import BundleVerdict
@@ -70,6 +71,7 @@ class BundleAware(click.Command):
     help="Who must have cosigned the checkpoints (those given, or else the bundle's own).",
 )
 @click.option("--origin", default="", help="Believe only a log named PREFIX/TENANT.")
+@approver_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify_evidence(
     bundle: Path,
@@ -78,6 +80,7 @@ def verify_evidence(
     last_file: Path | None,
     witnesses_file: Path | None,
     origin: str,
+    approver_key_files: tuple[Path, ...],
     *,
     as_json: bool,
 ) -> None:
@@ -90,7 +93,11 @@ def verify_evidence(
     keys = _read(keys_file, lambda path: trusted_keys(read_json(path)))
     policy = _read(witnesses_file, lambda path: parse_witness_policy(read_json(path)))
     trust = BundleTrust(
-        keys, _read(first_file, _note), _read(last_file, _note), LogTrust(origin, policy)
+        keys,
+        _read(first_file, _note),
+        _read(last_file, _note),
+        LogTrust(origin, policy),
+        read_approver_keys(approver_key_files),
     )
     verdict = _verify(bundle, trust)
     if as_json:

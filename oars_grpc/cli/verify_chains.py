@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from oars_grpc.core.envelope import Envelope
+from oars_grpc.core.grant_verification import ApproverTrust, note_registration
 from oars_grpc.core.inclusion import LogTrust
 from oars_grpc.core.keys import TrustedKey
 from oars_grpc.core.receipt import Receipt, parse_receipt
@@ -35,9 +36,12 @@ class GivenReceipts:
         keys: Sequence[TrustedKey],
         log: LogTrust,
         proofs: Mapping[bytes, Sequence[str]],
+        approver_keys: frozenset[bytes] | None = None,
     ) -> None:
         self._keys = keys
         self._log = log
+        # What signed events among the receipts say of approvers' keys holds for all of them.
+        self._approvers = ApproverTrust(approver_keys)
         self._proofs = proofs
         self._chains: dict[tuple[str, str], dict[int, list[Envelope]]] = {}
         self._by_digest: dict[tuple[Place, str], Envelope] = {}
@@ -50,6 +54,7 @@ class GivenReceipts:
             if self._is_signed(envelope):
                 chain = self._chains.setdefault((receipt.tenant_id, receipt.action_id), {})
                 chain.setdefault(receipt.sequence, []).append(envelope)
+                note_registration(self._approvers, receipt)
 
     def verify(self, envelope: Envelope) -> Verification:
         """Verify one of the receipts along with its chain as far as it was given.
@@ -66,7 +71,9 @@ class GivenReceipts:
         if previous is None:
             previous = next(iter(chain.get(receipt.sequence - 1, [])), None)
         has_chain = any(sequence < receipt.sequence for sequence in chain)
-        beside = Surroundings(previous=previous, has_chain=has_chain, log=self._log)
+        beside = Surroundings(
+            previous=previous, has_chain=has_chain, log=self._log, approvers=self._approvers
+        )
         result = self._proven(envelope, beside)
         if len({other.payload for other in chain.get(receipt.sequence, [])}) > 1:
             detail = f"another receipt claims place {receipt.sequence} of the chain"

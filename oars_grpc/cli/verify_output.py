@@ -63,6 +63,9 @@ def print_table(results: Sequence[tuple[Path, Verification]], findings: Sequence
         text = f"{finding.kind} {finding.path}: {finding.detail}".rstrip(": ")
         console.print(f"{printable(text)} {_VERDICTS[finding.valid]}")
     for path, result in results:
+        if result.grant is not None and not result.grant.problems:
+            console.print(printable(f"{path}: granted {result.grant.detail}"))
+    for path, result in results:
         for error in result.errors:
             console.print(printable(f"{path}: {error}"), style="red")
     for finding in findings:
@@ -72,13 +75,16 @@ def print_table(results: Sequence[tuple[Path, Verification]], findings: Sequence
 
 def _table(results: Sequence[tuple[Path, Verification]]) -> Table:
     names = ("signature", "key trust", "schema", "chain", "log")
-    table = Table("receipt", *names, "verdict")
+    grants = [result.grant for _, result in results if result.grant is not None]
+    table = Table("receipt", *names, *(["grant"] if grants else []), "verdict")
     for path, result in results:
         receipt = result.receipt
         name = printable(str(path))
         if receipt:
             name = f"{printable(receipt.type)}\n[dim]{printable(receipt.receipt_id)}[/]"
-        marks = (_MARKS[check.result] for check in result.checks)
+        marks = [_MARKS[check.result] for check in result.checks]
+        if grants and result.grant is None:
+            marks.append("")  # it carries none
         table.add_row(name, *marks, _VERDICTS[result.valid])
     return table
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from oars_grpc.cli.durable_files import sync_directory
+from oars_grpc.cli.private_file import read_private, write_private
 from oars_grpc.core.canonical import decode_base64, encode_base64
 from oars_grpc.core.keys import SEED_BYTES
 from oars_grpc.core.note import COSIGNATURE, Note, NoteSignature, Verifier, cosign_note
@@ -45,12 +45,7 @@ def make_key(name: str, path: Path) -> WitnessKey:
     seed = os.urandom(SEED_BYTES)
     key = WitnessKey(name, Ed25519PrivateKey.from_private_bytes(seed))
     encoded = encode_base64(bytes([COSIGNATURE]) + seed)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"{_PREFIX}{name}+{key.verifier.key_id.hex()}+{encoded}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync_directory(path.parent)
+    write_private(path, f"{_PREFIX}{name}+{key.verifier.key_id.hex()}+{encoded}\n".encode())
     return key
 
 
@@ -60,12 +55,7 @@ def read_key(path: Path) -> WitnessKey:
     Raises:
         ValueError: there is none, or others can read it.
     """
-    try:
-        if path.stat().st_mode & 0o077:
-            raise ValueError("others may read the key: chmod 600")
-        text = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ValueError(str(error.strerror)) from error
+    text = read_private(path).decode().strip()
     name, key_id, encoded = (*text.removeprefix(_PREFIX).split("+", 2), "", "")[:3]
     material = decode_base64(encoded)
     if not text.startswith(_PREFIX) or len(material) != 1 + SEED_BYTES:

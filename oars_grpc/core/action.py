@@ -26,8 +26,10 @@ class ActionState(StrEnum):
     CANCELED = "canceled"
 
 
-# `approved → executed | failed` is the caller's own report: it executed under the permit, and
-# OARS learns only the outcome. A connector passes through `executing`, which OARS observes.
+# `approved → executed | failed` is the caller's own report: it executed under the permit, and OARS
+# learns only the outcome. What people approved passes through `executing`, which uses their grant,
+# or to `denied` where policy has become stricter; `executing → approved` is a start that failed
+# before any effect.
 TRANSITIONS: Mapping[ActionState, frozenset[ActionState]] = {
     ActionState.REQUESTED: frozenset(
         {
@@ -53,11 +55,14 @@ TRANSITIONS: Mapping[ActionState, frozenset[ActionState]] = {
             ActionState.EXECUTING,
             ActionState.EXECUTED,
             ActionState.FAILED,
+            ActionState.DENIED,
             ActionState.EXPIRED,
             ActionState.CANCELED,
         }
     ),
-    ActionState.EXECUTING: frozenset({ActionState.EXECUTED, ActionState.FAILED}),
+    ActionState.EXECUTING: frozenset(
+        {ActionState.EXECUTED, ActionState.FAILED, ActionState.APPROVED}
+    ),
     ActionState.EXECUTED: frozenset(),
     ActionState.FAILED: frozenset(),
     ActionState.DENIED: frozenset(),

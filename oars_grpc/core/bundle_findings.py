@@ -21,6 +21,7 @@ CONSISTENT = "consistency"
 INCLUDED = "inclusion"
 ERASURES = "erasures"
 CONTROLS = "controls"
+GRANTS = "grants"
 CHECKS = (
     ARCHIVE,
     MANIFEST_SIGNATURE,
@@ -35,6 +36,7 @@ CHECKS = (
     INCLUDED,
     ERASURES,
     CONTROLS,
+    GRANTS,
 )
 
 MAXIMUM_FILES = 2 * (MAXIMUM_RECEIPTS // LEAVES_A_FILE + 2) + 16

@@ -1,5 +1,6 @@
 """Checks the leaves of an evidence bundle, one after the other, and what they amount to."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from oars_grpc.core.bundle_findings import (
     CHAINS,
     COMPLETENESS,
     ERASURES,
+    GRANTS,
     INCLUDED,
     LEAVES,
     RECEIPTS,
@@ -19,13 +21,27 @@ from oars_grpc.core.envelope import Envelope
 from oars_grpc.core.evidence import Manifest
 from oars_grpc.core.evidence_lines import BundledLeaf, parse_leaf, parse_proof_line
 from oars_grpc.core.evidence_tally import CoverageTally, read_terms
+from oars_grpc.core.grant_verification import (
+    ApproverTrust,
+    GrantFinding,
+    KeySource,
+    note_registration,
+)
 from oars_grpc.core.keys import TrustedKey
 from oars_grpc.core.merkle import Frontier, append
 from oars_grpc.core.receipt import NO_ACTION, Receipt
 from oars_grpc.core.retention import RETENTION_ERASED
-from oars_grpc.core.verification import CHAIN, INCLUSION, CheckResult, Surroundings, verify_receipt
+from oars_grpc.core.verification import (
+    CHAIN,
+    GRANT,
+    INCLUSION,
+    CheckResult,
+    Surroundings,
+    verify_receipt,
+)
 
-_NOT_HERE = {CHAIN, INCLUSION}  # checked over the whole range instead
+# Checked over the whole range instead, or as a check of its own.
+_NOT_HERE = {CHAIN, INCLUSION, GRANT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +63,15 @@ class LeafChecker:
         coverage: CoverageTally,
         findings: Findings,
         advance: Callable[[int], None],
+        approvers: ApproverTrust,
     ) -> None:
         self._manifest = manifest
         self._keys = keys
         self._coverage = coverage
         self._findings = findings
         self._advance = advance
+        self._approvers = approvers
+        self._granted: Counter[KeySource] = Counter()
         self._grown = frontier
         self._next = manifest.first.size
         self._chains: dict[str, _Link] = {}
@@ -61,7 +80,7 @@ class LeafChecker:
         self._erasing: dict[str, list[tuple[int, int]]] = {}
         self.receipts = 0
         self.erased = 0
-        findings.made(LEAVES, RECEIPTS, CHAINS, INCLUDED, ERASURES)
+        findings.made(LEAVES, RECEIPTS, CHAINS, INCLUDED, ERASURES, GRANTS)
 
     def check_file(self, start: int, end: int, lines: Iterable[bytes]) -> dict[int, bytes]:
         """Check the lines that are to be the leaves [start, end); the hashes that they have."""
@@ -127,6 +146,10 @@ class LeafChecker:
         if self._continued:
             detail = f"{self._continued} chains go on from before the range"
             self._findings.note(CHAINS, detail)
+        if self._granted:
+            sources = sorted(self._granted.items())
+            detail = "; ".join(f"{count} by keys {source.value}" for source, count in sources)
+            self._findings.note(GRANTS, detail)
         if self.erased != self._manifest.erased:
             detail = f"{self.erased} payloads are erased, the manifest says {self._manifest.erased}"
             self._findings.wrong(ERASURES, detail)
@@ -157,13 +180,16 @@ class LeafChecker:
 
     def _check_receipt(self, index: int, envelope: Envelope) -> None:
         # That the log holds it there is what completeness shows of the whole range.
-        result = verify_receipt(envelope, self._keys, Surroundings(leaf_index=index))
+        beside = Surroundings(leaf_index=index, approvers=self._approvers)
+        result = verify_receipt(envelope, self._keys, beside)
         for check in result.checks:
             if check.result is CheckResult.FAILED and check.name not in _NOT_HERE:
                 self._findings.wrong(RECEIPTS, f"{check.name}: {check.detail}", index)
         receipt = result.receipt
         if receipt is None:
             return
+        self._check_grant(index, result.grant)
+        note_registration(self._approvers, receipt)
         if receipt.tenant_id != self._manifest.tenant_id:
             self._findings.wrong(RECEIPTS, f"is of tenant {receipt.tenant_id}", index)
         self._check_chain(index, receipt)
@@ -173,6 +199,14 @@ class LeafChecker:
             self._findings.wrong(RECEIPTS, str(error), index)
         if receipt.type == RETENTION_ERASED and receipt.action_id == NO_ACTION:
             self._note_erasing(receipt)
+
+    def _check_grant(self, index: int, grant: GrantFinding | None) -> None:
+        if grant is None:
+            return
+        for problem in grant.problems:
+            self._findings.wrong(GRANTS, problem, index)
+        if not grant.problems:
+            self._granted[grant.source] += 1
 
     def _check_chain(self, index: int, receipt: Receipt) -> None:
         before = self._chains.get(receipt.action_id)

@@ -47,6 +47,7 @@ from oars_grpc.core.evidence import (
 )
 from oars_grpc.core.evidence_lines import parse_consistency, parse_frontier
 from oars_grpc.core.evidence_tally import CoverageTally, mappings_json, parse_mappings
+from oars_grpc.core.grant_verification import ApproverTrust
 from oars_grpc.core.inclusion import ANY_LOG, LogTrust, verify_checkpoint
 from oars_grpc.core.key_json import parse_keys
 from oars_grpc.core.keys import KeyPurpose, KeyState, TrustedKey, key_id_of
@@ -62,13 +63,15 @@ class BundleTrust:
     """What the verifier brings along; without `keys` those of the bundle are taken.
 
     `first` and `last` are checkpoints that the verifier got elsewhere: the bundle's must be the
-    same. Cosignatures of witnesses are looked for in these, or else in the bundle's own.
+    same. Cosignatures of witnesses are looked for in these, or else in the bundle's own. Of what
+    approvers signed, only signatures by `approver_keys` are accepted, if it is not None.
     """
 
     keys: Sequence[TrustedKey] | None = None
     first: Note | None = None
     last: Note | None = None
     log: LogTrust = ANY_LOG
+    approver_keys: frozenset[bytes] | None = None
 
 
 def _no_progress(_: int) -> None:
@@ -130,8 +133,15 @@ class _Check:
         last = self._check_end(TO_CHECKPOINT, self._manifest.last, self._trust.last, keys)
         mappings = self._mappings()
         coverage = CoverageTally(mappings or ())
+        approvers = ApproverTrust(self._trust.approver_keys, in_order=True)
         checker = LeafChecker(
-            self._manifest, self._frontier(), keys, coverage, self._findings, self._advance
+            self._manifest,
+            self._frontier(),
+            keys,
+            coverage,
+            self._findings,
+            self._advance,
+            approvers,
         )
         for number, (start, end) in enumerate(
             file_ranges(self._manifest.first.size, self._manifest.last.size)

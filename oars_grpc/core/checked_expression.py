@@ -4,6 +4,7 @@ It arrives as protobuf (cel.expr.CheckedExpr); the core imports no protobuf, and
 format takes a few lines. Numbers below are the field numbers of cel.expr.
 """
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 _Fields = dict[int, list[Any]]
 
 
-def _fields(data: bytes) -> _Fields:
+def fields(data: bytes) -> _Fields:
+    """The fields of a message by number; those of one number stand in their order."""
     found: _Fields = {}
     at = 0
 
@@ -38,7 +40,10 @@ def _fields(data: bytes) -> _Fields:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of the expression; `text` is its name, field, function or string."""
+    """One node of the expression; `text` is its name, field, function or string.
+
+    `literal` holds the value of a constant of JSON's types, and is empty for all else.
+    """
 
     kind: str
     id: int
@@ -46,19 +51,20 @@ class Node:
     children: tuple["Node", ...] = ()
     tested: bool = False  # inside has()
     names: tuple[str, str] = ("", "")  # of a comprehension: element, accumulator
+    literal: tuple[bool | int | float | str | None, ...] = ()
 
 
 def parse_checked(serialized: bytes) -> tuple[Node, Mapping[int, int]]:
     """The root of a checked expression, and the offset in the text of each node by id."""
-    checked = _fields(_fields(serialized)[2][0])
-    positions = (_fields(entry) for entry in _fields(checked[5][0]).get(4, []))
+    checked = fields(fields(serialized)[2][0])
+    positions = (fields(entry) for entry in fields(checked[5][0]).get(4, []))
     return _node(checked[4][0]), {p[1][0]: p.get(2, [0])[0] for p in positions}
 
 
 def _node(data: bytes) -> Node:
-    expr = _fields(data)
+    expr = fields(data)
     (kind,) = expr.keys() - {2}
-    node_id, body = expr.get(2, [0])[0], _fields(expr[kind][0])
+    node_id, body = expr.get(2, [0])[0], fields(expr[kind][0])
 
     def text(number: int) -> str:
         return b"".join(part for part in body.get(number, []) if part).decode()
@@ -68,7 +74,8 @@ def _node(data: bytes) -> Node:
 
     match kind:
         case 3:
-            node = Node("string" if 6 in body else "constant", node_id, text(6))
+            kind_of = "string" if 6 in body else "constant"
+            node = Node(kind_of, node_id, text(6), literal=_literal(body, text(6)))
         case 4:
             node = Node("name", node_id, text(1))
         case 5:
@@ -78,9 +85,27 @@ def _node(data: bytes) -> Node:
         case 7:
             node = Node("list", node_id, "", nodes(1))
         case 8:
-            entries = [_fields(entry) for entry in body.get(2, [])]
+            entries = [fields(entry) for entry in body.get(2, [])]
             parts = tuple(_node(part) for e in entries for n in (3, 4) for part in e.get(n, []))
             node = Node("map", node_id, text(1), parts)
         case _:
             node = Node("each", node_id, "", nodes(2, 4, 5, 6, 7), names=(text(1), text(3)))
     return node
+
+
+def _literal(constant: _Fields, text: str) -> tuple[bool | int | float | str | None, ...]:
+    (number,) = constant or (0,)
+    value: Any = constant[number][-1] if constant else None
+    match number:
+        case 1:
+            return (None,)
+        case 2:
+            return (bool(value),)
+        case 3:
+            return (value - (1 << 64) if value >> 63 else value,)
+        case 5:
+            return (struct.unpack("<d", value)[0],)
+        case 6:
+            return (text,)
+        case _:
+            return ()

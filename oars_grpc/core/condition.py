@@ -17,7 +17,7 @@ smallest amount is refused; one that meets more data than it can afford is indet
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -39,6 +39,8 @@ MAX_LENGTH = 2_000
 # One unit of work takes about 0.1 µs; a condition may take 20 ms at worst, a policy 200 ms.
 CONDITION_BUDGET = 200_000
 POLICY_BUDGET = 2_000_000
+# What compiling may spend on trying a condition on nothing.
+_QUICK = 1_000
 DATA_STEPS: tuple[int, ...] = tuple(2**power for power in range(7, MAX_UNITS.bit_length()))
 
 
@@ -71,25 +73,32 @@ class BoundFacts:
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """A fact that the text names: `read` is what is reported, `path` what must be there."""
+    """A fact that the text names: `read` is what is reported, `path` what must be there.
+
+    `name` is the path with its root, as one text.
+    """
 
     root: str
     path: tuple[str, ...]
     read: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     """A compiled condition; safe to evaluate from many threads at once.
 
-    `max_units` is the most data that it may read.
+    `max_units` is the most data that it may read. `_of_nothing` is its value where no fact that it
+    names is there, which depends on nothing; None if that has not been found out.
     """
 
     text: str
     reads: tuple[str, ...]
     max_units: int
     _references: tuple[_Reference, ...]
+    _roots: tuple[str, ...]
     _expression: Any
+    _of_nothing: ConditionResult | None = None
 
     def evaluate(self, facts: Facts | BoundFacts) -> ConditionResult:
         """The condition's value for these facts."""
@@ -97,6 +106,8 @@ class Condition:
             bound = facts if isinstance(facts, BoundFacts) else bind(facts, self.reads)
             if bound.units > self.max_units:
                 return ConditionResult(None, self.reads, (), "more data than a condition may read")
+            if self._of_nothing and bound.facts.values.keys().isdisjoint(self._roots):
+                return self._of_nothing
             value = self._expression.eval(activation=bound.activation).value()
         except RuntimeError as error:  # how the evaluator reports what is not a value
             value = str(error)
@@ -104,7 +115,7 @@ class Condition:
             return ConditionResult(value, self.reads)
         present = (facts.facts if isinstance(facts, BoundFacts) else facts).lookup
         missing = {
-            ".".join((reference.root, *reference.path))
+            reference.name
             for reference in self._references
             if not present(reference.root, reference.path)
         }
@@ -116,7 +127,7 @@ def bind(facts: Facts, names: Iterable[str]) -> BoundFacts:
     roots = {split_name(name)[0] for name in names}
     values = {name: facts.values[name] for name in roots if name in facts.values}
     units = facts.other_units + (facts.input_units if INPUT in values else 0)
-    return BoundFacts(facts, _environment().Activation(data=values), units)
+    return BoundFacts(facts, environment().Activation(data=values), units)
 
 
 class CheckedCondition:
@@ -132,7 +143,16 @@ class CheckedCondition:
             raise ConditionError("may take too long: iterations and searches multiply")
         if "matches" in text:
             check_patterns(self._root, self._positions)
-        self.condition = Condition(text, reads, max_units, references, expression)
+        roots = tuple({reference.root: None for reference in references})
+        condition = Condition(text, reads, max_units, references, roots, expression)
+        if roots and self.work(DATA_STEPS[-1]) <= _QUICK:
+            condition = replace(condition, _of_nothing=condition.evaluate(Facts({})))
+        self.condition = condition
+
+    @property
+    def root(self) -> Node:
+        """The checked expression, for whoever reasons about what it says."""
+        return self._root
 
     def work(self, data: int) -> int:
         """The worst work over that many units of data; estimated where first asked for."""
@@ -168,7 +188,7 @@ def check_condition(text: str) -> CheckedCondition:
         raise ConditionError(f"must be at most {MAX_LENGTH} characters")
     try:
         text.encode()
-        expression = _environment().compile(text)
+        expression = environment().compile(text)
     except UnicodeEncodeError as error:
         raise ConditionError("must be valid Unicode", *_place(text, error.start)) from error
     except RuntimeError as error:
@@ -193,7 +213,8 @@ _CEL_TYPES = {
 
 
 @lru_cache(maxsize=1)
-def _environment() -> Any:
+def environment() -> Any:
+    """The declared facts: what every condition is compiled in, and every value bound in."""
     kinds = {kind: getattr(cel.Type, name) for kind, name in _CEL_TYPES.items()}
     kinds[FactType.STRINGS] = cel.Type.List(cel.Type.STRING)
     kinds[FactType.STRING_MAP] = cel.Type.Map(cel.Type.STRING, cel.Type.STRING)
@@ -243,7 +264,8 @@ def _references(node: Node, local: frozenset[str]) -> Iterator[_Reference]:
     if at.kind == "name":
         if at.text in FACT_TYPES and at.text not in local:
             read = f"{at.text}.{path[0]}" if path and at.text in ATTRIBUTE_FACTS else at.text
-            yield _Reference(at.text, tuple(path[:-1] if node.tested else path), read)
+            needed = tuple(path[:-1] if node.tested else path)
+            yield _Reference(at.text, needed, read, ".".join((at.text, *needed)))
         return
     for index, child in enumerate(node.children):
         # The element and the accumulator are known to the parts after range and initial value.

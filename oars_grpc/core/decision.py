@@ -7,7 +7,10 @@ from typing import Any
 
 from oars_grpc.core.action import ActionRequest
 from oars_grpc.core.canonical import sha256_hex, statement_json
-from oars_grpc.core.evaluation import Evaluation, RuleOutcome, evaluate
+from oars_grpc.core.compiled_rule import RuleOutcome
+from oars_grpc.core.denial import Denial, denial_of
+from oars_grpc.core.effective_context import effective_context
+from oars_grpc.core.evaluation import Evaluation, evaluate
 from oars_grpc.core.facts import action_facts
 from oars_grpc.core.operation_class import OperationClass
 from oars_grpc.core.policy import Effect
@@ -36,11 +39,15 @@ class PolicyReference:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A policy decision with everything that went into it."""
+    """A policy decision with everything that went into it.
+
+    `denial` is there where the action is denied, but for decisions of before it was recorded.
+    """
 
     policy: PolicyReference
     evaluation: Evaluation
     risk: RiskAssessment
+    denial: Denial | None = None
 
     @property
     def effect(self) -> Effect:
@@ -56,20 +63,24 @@ def decide(
     now: datetime,
     *,
     input_bytes: bytes | None = None,
+    evidence: Mapping[str, float] | None = None,
 ) -> Decision:
     """Assess the risk, evaluate the policy. Pure; never raises for what a request may hold.
 
-    `input_bytes` spares a second canonical encoding to a caller that has made one.
+    `input_bytes` spares a second canonical encoding to a caller that has made one. `evidence` gives
+    the facts `evidence.*`, each from 0 to 1.
     """
     encoded = request.input_bytes() if input_bytes is None else input_bytes
-    risk = assess_risk(request, risk_config, input_bytes=encoded)
-    facts = action_facts(request, risk, now, input_bytes=encoded)
-    return Decision(reference, evaluate(policy, facts), risk)
+    context = effective_context(request)
+    risk = assess_risk(request, risk_config, evidence, input_bytes=encoded, context=context)
+    facts = action_facts(request, risk, now, evidence, input_bytes=encoded, context=context)
+    evaluation = evaluate(policy, facts)
+    return Decision(reference, evaluation, risk, denial_of(policy, facts, evaluation))
 
 
 # Receipts are leaves of a log whose entries hold at most 65,535 bytes (C2SP tlog-tiles), and a
 # policy may have a thousand rules that match. Bytes of each list that a receipt repeats:
-_RULES_BYTES, _FACTS_BYTES, _NAMES_BYTES = 12_288, 6_144, 2_048
+_RULES_BYTES, _FACTS_BYTES, _NAMES_BYTES = 8_192, 6_144, 2_048
 _MAXIMUM_TEXT, _EXPLANATION = 256, 1024
 
 
@@ -97,12 +108,18 @@ def decision_for_receipt(decision: Decision) -> dict[str, Any]:
         "missingFacts": (whole["missingFacts"], _NAMES_BYTES),
         "facts": (facts, _FACTS_BYTES),
     }
-    kept = {name: _within(entries, limit) for name, (entries, limit) in bounds.items()}
+    kept: dict[str, Any] = {
+        name: _within(entries, limit) for name, (entries, limit) in bounds.items()
+    }
     omitted = {
         name: len(entries) - len(kept[name])
         for name, (entries, _) in bounds.items()
         if len(entries) > len(kept[name])
     }
+    denial = whole.get("denial")
+    if denial is not None:
+        kept["denial"], cut = _short_denial(denial)
+        omitted |= cut
     return {
         **whole,
         **kept,
@@ -110,6 +127,16 @@ def decision_for_receipt(decision: Decision) -> dict[str, Any]:
         "omitted": omitted,
         "decisionDigest": digest,
     }
+
+
+def _short_denial(denial: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """A denial within its bounds, and how many entries of it were cut."""
+    kept, cut = dict(denial), {}
+    for name, counted in (("ruleIds", "denialRules"), ("missingFacts", "denialMissingFacts")):
+        kept[name] = _within(denial[name], _NAMES_BYTES)
+        if len(kept[name]) < len(denial[name]):
+            cut[counted] = len(denial[name]) - len(kept[name])
+    return kept, cut
 
 
 def _within(entries: list[Any], limit: int) -> list[Any]:
@@ -132,8 +159,8 @@ def _short(value: str) -> str:
 
 def decision_to_json(decision: Decision) -> dict[str, Any]:
     """Restricted canonical JSON of the whole: what storage keeps."""
-    evaluation, risk = decision.evaluation, decision.risk
-    return {
+    evaluation, risk, denial = decision.evaluation, decision.risk, decision.denial
+    record: dict[str, Any] = {
         "policy": decision.policy.to_json(),
         "effect": evaluation.effect.value,
         "rules": [_rule_to_json(rule) for rule in evaluation.matched],
@@ -153,11 +180,18 @@ def decision_to_json(decision: Decision) -> dict[str, Any]:
             ],
         },
     }
+    if denial is not None:
+        record["denial"] = {
+            "ruleIds": list(denial.rule_ids),
+            "otherwise": denial.otherwise.value,
+            "missingFacts": list(denial.missing_facts),
+        }
+    return record
 
 
 def decision_from_json(value: Mapping[str, Any]) -> Decision:
     """The inverse of `decision_to_json`."""
-    policy, risk = value["policy"], value["risk"]
+    policy, risk, denial = value["policy"], value["risk"], value.get("denial")
     return Decision(
         policy=PolicyReference(policy["policyId"], policy["version"], policy["digest"]),
         evaluation=Evaluation(
@@ -178,6 +212,13 @@ def decision_from_json(value: Mapping[str, Any]) -> Decision:
                 RiskSignal(signal["name"], signal["weight"], signal["detail"])
                 for signal in risk["signals"]
             ),
+        ),
+        denial=None
+        if denial is None
+        else Denial(
+            rule_ids=tuple(denial["ruleIds"]),
+            otherwise=Effect(denial["otherwise"]),
+            missing_facts=tuple(denial["missingFacts"]),
         ),
     )
 

@@ -7,24 +7,17 @@ nobody foresaw. Indeterminate counts as a match for deny, quarantine and approve
 for allow; nothing that counts is a deny by default (design §2 promise 3, §5).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from oars_grpc.core.compiled_rule import CompiledRule, RuleOutcome
 from oars_grpc.core.condition import BoundFacts, Condition, ConditionResult, bind
+from oars_grpc.core.condition_batch import ConditionBatch
+from oars_grpc.core.disguise import Disguise, disguise_of
 from oars_grpc.core.facts import INPUT, Facts
 from oars_grpc.core.policy import CombiningAlgorithm, Effect
-from oars_grpc.core.policy_document import CompiledPolicy, CompiledRule
-
-
-@dataclass(frozen=True, slots=True)
-class RuleOutcome:
-    """How one rule came out; `missing` and `reason` say why it is indeterminate."""
-
-    rule_id: str
-    effect: Effect
-    indeterminate: bool = False
-    missing: tuple[str, ...] = ()
-    reason: str = ""
+from oars_grpc.core.policy_document import CompiledPolicy
+from oars_grpc.core.rule_index import members
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +26,8 @@ class Evaluation:
 
     Attributes:
         effect: the decision.
-        matched: every rule that counted, strictest first, then by id; under FIRST_MATCH the one.
+        matched: every rule that counted, strictest first, then by id; under FIRST_MATCH the first
+            that matches, and the indeterminate ones before it that might have been the first.
         skipped: every allow rule that is indeterminate and so did not count.
         deciding: the ids among `matched` that carry the decision; empty for a deny by default.
         missing_facts: what any of these rules asked about and did not find.
@@ -54,42 +48,97 @@ class Evaluation:
 
 def evaluate(policy: CompiledPolicy, facts: Facts) -> Evaluation:
     """Decide; the same policy and facts always give the same evaluation."""
-    questions = _Questions(policy, facts)
     first_only = policy.combining is CombiningAlgorithm.FIRST_MATCH
-    matched: list[RuleOutcome] = []
-    skipped: list[RuleOutcome] = []
-    asked = policy.asks
-    for index, rule in enumerate(policy.rules):
-        outcome = questions.ask(rule)
-        if outcome is None:
-            continue
+    matched: dict[int, RuleOutcome] = {}
+    skipped: dict[int, RuleOutcome] = {}
+    last_asked = len(policy.rules)
+    disguise = disguise_of(policy.known_names, facts)
+    outcomes = (
+        _Questions(policy, facts).outcomes()
+        if disguise is None
+        else _outcomes_in_doubt(policy, disguise)
+    )
+    for position, outcome in outcomes:
         if outcome.indeterminate and outcome.effect is Effect.ALLOW:
-            skipped.append(outcome)
+            skipped[position] = outcome
             continue
-        matched.append(outcome)
-        if first_only:
-            asked = tuple({name: None for r in policy.rules[: index + 1] for name in r.asks})
+        matched[position] = outcome
+        # Behind an indeterminate rule the first that really matches may be stricter.
+        if first_only and (not outcome.indeterminate or outcome.effect is Effect.DENY):
+            last_asked = position
             break
-    matched.sort(key=_strictest_first)
-    skipped.sort(key=_strictest_first)
+    return _combined(
+        _strictest_first(policy, matched),
+        _strictest_first(policy, skipped),
+        _read(policy, facts, last_asked),
+    )
+
+
+def _outcomes_in_doubt(
+    policy: CompiledPolicy, disguise: Disguise
+) -> Iterator[tuple[int, RuleOutcome]]:
+    """As `_Questions.outcomes`, of an action that may be taken for another."""
+    plain, seen = _Questions(policy, disguise.plain), _Questions(policy, disguise.seen)
+    for position, rule in enumerate(policy.rules):
+        reader = plain if disguise.facts_for(rule) is disguise.plain else seen
+        outcome = disguise.doubt(rule, plain.ask(rule), reader.ask(disguise.as_read(rule)))
+        if outcome is not None:
+            yield position, outcome
+
+
+def _combined(
+    matched: Sequence[RuleOutcome],
+    skipped: Sequence[RuleOutcome],
+    facts_read: Sequence[tuple[str, str]],
+) -> Evaluation:
     effect = matched[0].effect if matched else Effect.DENY
-    deciding = tuple(outcome.rule_id for outcome in matched if outcome.effect is effect)
+    deciding = tuple([outcome.rule_id for outcome in matched if outcome.effect is effect])
+    unsure = [outcome for outcome in matched if outcome.indeterminate]
     return Evaluation(
         effect=effect,
         matched=tuple(matched),
         skipped=tuple(skipped),
         deciding=deciding,
-        missing_facts=tuple(sorted({name for o in (*matched, *skipped) for name in o.missing})),
-        facts_read=tuple(_texts(facts, asked)),
+        missing_facts=tuple(sorted({name for o in (*unsure, *skipped) for name in o.missing})),
+        facts_read=tuple(facts_read),
         default_deny=not matched,
-        explanation=_explain(effect, matched, skipped, deciding),
+        explanation=_explain(effect, unsure, skipped, deciding),
     )
 
 
-class _Questions:
-    """The facts of one evaluation, each looked up and made ready once for all rules."""
+def _strictest_first(policy: CompiledPolicy, outcomes: dict[int, RuleOutcome]) -> list[RuleOutcome]:
+    if len(outcomes) < 2:
+        return list(outcomes.values())
+    return [outcomes[position] for position in sorted(outcomes, key=policy.plan.ranks.__getitem__)]
 
-    __slots__ = ("_bound", "_data_types", "_facts", "_policy", "_target", "_values")
+
+def _read(policy: CompiledPolicy, facts: Facts, last_asked: int) -> list[tuple[str, str]]:
+    """Name and text of the present facts that the asked rules ask about."""
+    return [
+        (name, facts.text(name))
+        for name, first in policy.plan.asks
+        if first <= last_asked and facts.has(name)
+    ]
+
+
+class _Questions:
+    """The facts of one evaluation, each looked up and made ready once for all rules.
+
+    `ask` is what a rule means. `outcomes` spares it for the rules of which the plan's index and
+    batches can tell as much with less work; a property test holds the two together.
+    """
+
+    __slots__ = (
+        "_bound",
+        "_data_types",
+        "_facts",
+        "_holds",
+        "_may_hold",
+        "_policy",
+        "_results",
+        "_target",
+        "_values",
+    )
 
     def __init__(self, policy: CompiledPolicy, facts: Facts) -> None:
         self._policy, self._facts = policy, facts
@@ -98,6 +147,56 @@ class _Questions:
         data_types = facts.get("folded.data_types")
         self._data_types = None if data_types is None else frozenset(data_types)
         self._bound: BoundFacts | None = None
+        self._results: dict[str, ConditionResult] = {}
+        # By slot; a rule without a condition has the last one.
+        self._may_hold = [True] * (policy.plan.conditions + 1)
+        self._holds = [False] * policy.plan.conditions + [True]
+
+    def outcomes(self) -> Iterator[tuple[int, RuleOutcome]]:
+        """The position and outcome of each rule that does not definitely fail to match."""
+        plan, rules = self._policy.plan, self._policy.rules
+        may_hold, holds, slots = self._may_hold, self._holds, plan.slots
+        try:
+            possible, unsure = plan.index.narrow(self._facts)
+        except TypeError:  # a fact of a wrong type: it fails the rules that ask about it, below
+            for position, rule in enumerate(rules):
+                outcome = self.ask(rule)
+                if outcome is not None:
+                    yield position, outcome
+            return
+        missing_some = frozenset(members(unsure, 0, len(rules)))
+        for segment in plan.segments:
+            for batch, asking in segment.batches:
+                self._answer(batch, (possible & asking).bit_count())
+            for position in members(possible, segment.start, segment.end):
+                slot = slots[position]
+                if not may_hold[slot]:
+                    continue
+                if holds[slot] and position not in missing_some:
+                    yield position, plan.outcomes[position]
+                    continue
+                outcome = self.ask(rules[position])
+                if outcome is not None:
+                    yield position, outcome
+
+    def _answer(self, batch: ConditionBatch, asked: int) -> None:
+        """Find out about the conditions of a batch, if enough rules ask for any of them."""
+        if not batch.worth_asking(asked):
+            return
+        try:
+            bound = self._bind()
+        except Exception:  # noqa: BLE001 - `ask` meets it again, and each rule that does counts
+            return
+        if bound.units > self._policy.max_units:
+            return
+        may_hold = batch.may_hold(bound)
+        if may_hold is None:
+            return
+        self._may_hold[batch.first : batch.end] = may_hold
+        if batch.worth_asking(sum(may_hold)):
+            holds = batch.hold(bound, may_hold)
+            if holds is not None:
+                self._holds[batch.first : batch.end] = holds
 
     def ask(self, rule: CompiledRule) -> RuleOutcome | None:
         """The rule's outcome, or None when it does not match."""
@@ -112,7 +211,7 @@ class _Questions:
         missing = self._missing_unless_otherwise(rule)
         if missing is None:
             return None
-        reasons = [f"{name} is missing" for name in missing]
+        reasons = [f"{name} is missing" for name in missing] if missing else []
         if rule.condition is not None:
             result = self._value_of(rule.condition)
             if result.value is False:
@@ -149,27 +248,27 @@ class _Questions:
                 missing.append("resource.target")
             elif not any(part in self._target for part in rule.target_contains):
                 return None
-        if rule.required_data_types:
-            if self._data_types is None:
-                missing.append("context.data_types")
-            elif not rule.required_data_types <= self._data_types:
-                return None
+        required = rule.required_data_types
+        if required and self._data_types is not None:
+            return missing if required <= self._data_types else None
+        if required and not required <= self._facts.known_data_types:
+            missing.append("context.data_types")
         return missing
 
     def _value_of(self, condition: Condition) -> ConditionResult:
+        known = self._results.get(condition.text)
+        if known is not None:
+            return known
+        bound = self._bind()
+        if bound.units > self._policy.max_units:
+            return ConditionResult(None, reason="more data than the policy's conditions may read")
+        result = self._results[condition.text] = condition.evaluate(bound)
+        return result
+
+    def _bind(self) -> BoundFacts:
         if self._bound is None:
             self._bound = bind(self._facts, self._policy.condition_facts)
-        if self._bound.units > self._policy.max_units:
-            return ConditionResult(None, reason="more data than the policy's conditions may read")
-        return condition.evaluate(self._bound)
-
-
-def _strictest_first(outcome: RuleOutcome) -> tuple[int, str]:
-    return -outcome.effect.strictness, outcome.rule_id
-
-
-def _texts(facts: Facts, names: Iterable[str]) -> Iterable[tuple[str, str]]:
-    return ((name, facts.text(name)) for name in sorted(names) if facts.has(name))
+        return self._bound
 
 
 _VERBS = {
@@ -182,15 +281,14 @@ _VERBS = {
 
 def _explain(
     effect: Effect,
-    matched: list[RuleOutcome],
-    skipped: list[RuleOutcome],
+    unsure: Iterable[RuleOutcome],
+    skipped: Iterable[RuleOutcome],
     deciding: tuple[str, ...],
 ) -> str:
-    if matched:
+    if deciding:
         sentence = f"{_VERBS[effect]} by {', '.join(deciding)}"
-        unsure = [o for o in matched if o.effect is effect and o.indeterminate]
-        verb = "counts although"
+        told, verb = [o for o in unsure if o.effect is effect], "counts although"
     else:
-        sentence, unsure, verb = "Nothing permits this", skipped, "would allow but"
-    notes = [f"{outcome.rule_id} {verb} {outcome.reason}" for outcome in unsure]
+        sentence, told, verb = "Nothing permits this", list(skipped), "would allow but"
+    notes = [f"{outcome.rule_id} {verb} {outcome.reason}" for outcome in told]
     return f"{sentence} ({'; '.join(notes)})." if notes else f"{sentence}."

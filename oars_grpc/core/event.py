@@ -31,6 +31,10 @@ from oars_grpc.core.receipt import (
 
 KEY_ROTATED = "key.rotated"
 KEY_REVOKED = "key.revoked"
+SECOND_FACTOR_ENROLLED = "second_factor.enrolled"
+SECOND_FACTOR_REMOVED = "second_factor.removed"
+APPROVER_KEY_REGISTERED = "approver_key.registered"
+APPROVER_KEY_REVOKED = "approver_key.revoked"
 _NOBODY = {"subject": SYSTEM, "fingerprintSha256": "", "role": "", "serviceAccountId": ""}
 
 

@@ -9,17 +9,17 @@ Names, targets and environments come twice: as sent (`resource.operation`) and f
 the caller's spelling asks for the folded one.
 """
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from oars_grpc.core.action import ActionRequest
 from oars_grpc.core.canonical import canonical_json, sha256_hex
+from oars_grpc.core.effective_context import EffectiveContext, effective_context
+from oars_grpc.core.folding import fold
 from oars_grpc.core.risk import RiskAssessment
 
 
@@ -79,28 +79,6 @@ MAX_INPUT_DEPTH = 64
 # One unit is one JSON value or 16 bytes of text: the measure that bounds a condition's work.
 MAX_UNITS = 65_536
 
-# Characters that show nothing and are not of category Cf (Unicode DerivedCoreProperties,
-# Default_Ignorable_Code_Point): fillers, joiners and variation selectors.
-_INVISIBLE = frozenset(
-    map(chr, chain([0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0], range(0x180B, 0x1810)))
-) | frozenset(map(chr, chain(range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))))
-
-
-def visible(text: str) -> str:
-    """The text in NFKC without control, format and other invisible characters."""
-    return "".join(
-        character
-        for character in unicodedata.normalize("NFKC", text)
-        if unicodedata.category(character) not in {"Cc", "Cf"} and character not in _INVISIBLE
-    )
-
-
-def fold(text: str) -> str:
-    """The form in which names compare: NFKC, caseless, without invisible characters."""
-    if text.isascii() and text.isprintable():
-        return text.lower()
-    return visible(visible(text).casefold())
-
 
 @lru_cache(maxsize=4096)
 def split_name(name: str) -> tuple[str, str]:
@@ -117,6 +95,7 @@ class Facts:
 
     `input_units` and `other_units` measure the data (see `MAX_UNITS`); `withheld` says why
     the input is not among the facts, empty when it is or when there was none to give.
+    `known_data_types` (folded) are there whatever else is, where the data types are not stated.
     """
 
     values: Mapping[str, Any]
@@ -124,6 +103,7 @@ class Facts:
     other_units: int = 0
     withheld: str = ""
     input_digest: str = ""
+    known_data_types: frozenset[str] = frozenset()
 
     def get(self, name: str) -> Any:
         """The fact's value, or None when it is missing."""
@@ -159,11 +139,11 @@ class Facts:
             return str(value[key])
         if root == INPUT:
             return f"sha256:{self.input_digest}"
-        if isinstance(value, str):
-            return value
+        if type(value) in _SHOWN_PLAINLY:
+            return str(value)
         if isinstance(value, datetime):
             return value.isoformat().replace("+00:00", "Z")
-        if isinstance(value, list | dict):
+        if isinstance(value, _CONTAINERS):
             return canonical_json(value).decode()
         return str(value)
 
@@ -175,10 +155,11 @@ def action_facts(
     evidence: Mapping[str, float] | None = None,
     *,
     input_bytes: bytes | None = None,
+    context: EffectiveContext | None = None,
 ) -> Facts:
-    """The facts of an action at a moment.
+    """The facts of an action at a moment; `context.*` are those of its effective context.
 
-    `input_bytes` spares a second canonical encoding to a caller that has made one.
+    `input_bytes` and `context` spare a caller that has them the work of making them twice.
 
     An input that was not read is missing, and so is its size unless `input_bytes` tells it.
 
@@ -188,11 +169,13 @@ def action_facts(
     """
     if now.tzinfo is None:
         raise ValueError("now must carry a time zone")
-    now = now.astimezone(UTC)
+    if now.tzinfo is not UTC:
+        now = now.astimezone(UTC)
     encoded = input_bytes
     if encoded is None and request.input is not None:
         encoded = request.input_bytes()
-    resource, context, caller = request.resource, request.context, request.caller
+    resource, caller = request.resource, request.caller
+    context = effective_context(request) if context is None else context
     data_types = None if context.data_types is None else list(context.data_types)
     values: dict[str, Any] = {
         "resource.tool_id": resource.tool_id or None,
@@ -237,7 +220,8 @@ def action_facts(
     else:
         present[INPUT] = request.input
     digest = "" if encoded is None else sha256_hex(encoded)
-    return Facts(present, input_units, other_units, withheld, digest)
+    known = frozenset(map(fold, context.known_data_types))
+    return Facts(present, input_units, other_units, withheld, digest, known)
 
 
 def _evidence_facts(evidence: Mapping[str, float]) -> dict[str, float]:
@@ -252,7 +236,10 @@ def _evidence_facts(evidence: Mapping[str, float]) -> dict[str, float]:
     return facts
 
 
-_PLAIN = frozenset({int, float, bool, type(None), list, tuple, datetime})
+_SHOWN_PLAINLY = frozenset({str, int})
+_CONTAINERS = (list, dict)  # a union would be made anew each time
+_SCALARS = frozenset({int, float, bool, type(None), datetime})
+_PLAIN = _SCALARS | {dict, list, tuple}
 
 
 def _units(values: Iterable[Any], limit: int) -> tuple[int, int]:
@@ -268,7 +255,9 @@ def _units(values: Iterable[Any], limit: int) -> tuple[int, int]:
             if units > limit:
                 return units, depth
             kind = type(value)
-            if isinstance(value, str):
+            if kind in _SCALARS:
+                continue
+            if kind is str or (kind not in _PLAIN and isinstance(value, str)):
                 # At most four bytes of UTF-8 a character.
                 units += len(value) // (16 if value.isascii() else 4)
             # Whether something is a mapping takes long to find out, and nearly all are plain.

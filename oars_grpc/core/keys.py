@@ -4,16 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from oars_grpc.core.canonical import sha256_hex
+from oars_grpc.core.sealing import seal, unseal
 from oars_grpc.errors import ConfigurationError
 
 ALGORITHM = "ed25519"
-NONCE_BYTES = 12
 SEED_BYTES = 32
 
 
@@ -105,17 +103,16 @@ def signing_key(seed: bytes) -> tuple[SigningKey, bytes]:
     return SigningKey(key_id_of(public), private_key), public
 
 
-def _associated_data(trusted: TrustedKey) -> bytes:
+def _associated_data(trusted: TrustedKey) -> str:
     kind = "signing" if trusted.purpose is KeyPurpose.RECEIPT else trusted.purpose.value
-    return f"oars {kind} key {trusted.tenant_id} {trusted.key_id}".encode()
+    return f"oars {kind} key {trusted.tenant_id} {trusted.key_id}"
 
 
 def encrypt_seed(
     key_encryption_key: bytes, trusted: TrustedKey, seed: bytes, nonce: bytes
 ) -> bytes:
     """AES-256-GCM of the seed, bound to its tenant, key id and purpose; the nonce comes first."""
-    aead = AESGCM(key_encryption_key)
-    return nonce + aead.encrypt(nonce, seed, _associated_data(trusted))
+    return seal(key_encryption_key, seed, _associated_data(trusted), nonce)
 
 
 def decrypt_signing_key(key_encryption_key: bytes, stored: StoredKey) -> SigningKey:
@@ -126,10 +123,10 @@ def decrypt_signing_key(key_encryption_key: bytes, stored: StoredKey) -> Signing
             stored bytes were moved from another tenant or key, or changed.
     """
     tenant_id, key_id = stored.trusted.tenant_id, stored.trusted.key_id
-    nonce, sealed = stored.encrypted_seed[:NONCE_BYTES], stored.encrypted_seed[NONCE_BYTES:]
+    associated = _associated_data(stored.trusted)
     try:
-        seed = AESGCM(key_encryption_key).decrypt(nonce, sealed, _associated_data(stored.trusted))
-    except (InvalidTag, ValueError) as error:
+        seed = unseal(key_encryption_key, stored.encrypted_seed, associated)
+    except ValueError as error:
         raise ConfigurationError(
             f"signing key {key_id} of tenant {tenant_id} does not decrypt: "
             "is OARS_KEY_ENCRYPTION_KEY_FILE the file it was created under?"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import lru_cache
 
+from oars_grpc.core.lookalikes import unreadable
 from oars_grpc.core.words import plain, whole_runs, words
 
 
@@ -80,7 +81,8 @@ def classify_operation(operation: str) -> tuple[OperationClass, str]:
     """The most severe class that a name speaks of, and the word that gave it.
 
     Letters that are still not ASCII after folding may be lookalikes, so such a name is at least
-    UNKNOWN, whatever words stand beside them.
+    UNKNOWN, whatever words stand beside them; and within a word of Latin ones, where they may
+    stand for any letter, they say the worst.
     """
     candidates = [
         (_WORD_CLASS[word], word) for word in sorted(words(operation)) if word in _WORD_CLASS
@@ -88,6 +90,8 @@ def classify_operation(operation: str) -> tuple[OperationClass, str]:
     candidates += [(found, run) for run in sorted(whole_runs(operation)) for found in _hidden(run)]
     if not candidates or not plain(operation).isascii():
         candidates.append((OperationClass.UNKNOWN, "no known word, or letters beyond ASCII"))
+    if unreadable(operation):
+        candidates.append((OperationClass.DESTRUCTIVE, "letters of several alphabets in a word"))
     return max(candidates, key=lambda candidate: _SEVERITY[candidate[0]])
 
 

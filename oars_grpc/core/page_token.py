@@ -63,8 +63,8 @@ class PageTokens:
         body = cursor.encode()
         return base64.urlsafe_b64encode(self._tag(listing, body) + body).decode().rstrip("=")
 
-    def read(self, listing: str, token: str) -> str:
-        """The cursor of a token; the empty token starts at the beginning.
+    def read(self, listing: str, token: str, *, field: str = "page_token") -> str:
+        """The cursor of a token, which came in `field`; the empty one starts at the beginning.
 
         Raises:
             InvalidArgument: not a token of this listing.
@@ -74,13 +74,13 @@ class PageTokens:
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
-            raise self._refused() from error
+            raise self._refused(field) from error
         # b64decode overlooks unused bits and a second alphabet: only one spelling is ours.
         if base64.urlsafe_b64encode(raw).decode().rstrip("=") != token:
-            raise self._refused()
+            raise self._refused(field)
         tag, body = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
         if not hmac.compare_digest(tag, self._tag(listing, body)):
-            raise self._refused()
+            raise self._refused(field)
         return body.decode()
 
     def _tag(self, listing: str, body: bytes) -> bytes:
@@ -88,5 +88,5 @@ class PageTokens:
         return hmac.new(self._secret, message, hashlib.sha256).digest()[:_TAG_BYTES]
 
     @staticmethod
-    def _refused() -> InvalidArgument:
-        return InvalidArgument.of("page_token", "is not a token of this list and filter")
+    def _refused(field: str) -> InvalidArgument:
+        return InvalidArgument.of(field, "is not a token of this list and filter")

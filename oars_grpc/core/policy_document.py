@@ -5,10 +5,11 @@ conditions.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from oars_grpc.core.canonical import canonical_json, sha256_hex
+from oars_grpc.core.compiled_rule import CompiledRule, Criterion
 from oars_grpc.core.condition import (
     DATA_STEPS,
     POLICY_BUDGET,
@@ -18,7 +19,9 @@ from oars_grpc.core.condition import (
     affordable_units,
     check_condition,
 )
-from oars_grpc.core.facts import fold
+from oars_grpc.core.disguise import KnownNames, known_names
+from oars_grpc.core.evaluation_plan import EvaluationPlan, plan_evaluation
+from oars_grpc.core.folding import fold
 from oars_grpc.core.policy import (
     CombiningAlgorithm,
     Effect,
@@ -28,6 +31,7 @@ from oars_grpc.core.policy import (
     TimeWindowUtc,
 )
 from oars_grpc.core.risk import RiskTier
+from oars_grpc.core.workflow import WORKFLOW_ID
 from oars_grpc.errors import FieldViolation, InvalidArgument
 
 # Compiling holds the interpreter: the worst document of these sizes takes below a second, nearly
@@ -47,36 +51,12 @@ _RULE_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_RULE_ID_LENGTH}}}")
 
 
 @dataclass(frozen=True, slots=True)
-class Criterion:
-    """One question to one fact.
-
-    `fact` is what compares, `asks` what a user reads of: the fact as sent.
-    """
-
-    fact: str
-    asks: str
-    wanted: frozenset[str | int]
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledRule:
-    """A rule ready to be asked; `asks` names every fact that it may read."""
-
-    id: str
-    effect: Effect
-    criteria: tuple[Criterion, ...]
-    target_contains: tuple[str, ...]
-    required_data_types: frozenset[str]
-    condition: Condition | None
-    asks: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class CompiledPolicy:
     """A valid document ready to decide; `rules` stand in the order in which they are asked.
 
     `asks` are the facts that any rule may read, `condition_facts` those that conditions read;
-    above `max_units` of data the conditions together would take too long.
+    above `max_units` of data the conditions together would take too long. `plan` follows from
+    `rules`, and saves work only.
     """
 
     document: PolicyDocument
@@ -86,6 +66,8 @@ class CompiledPolicy:
     asks: tuple[str, ...]
     condition_facts: tuple[str, ...]
     max_units: int
+    plan: EvaluationPlan
+    known_names: KnownNames
 
 
 def validate_document(document: PolicyDocument) -> CompiledPolicy:
@@ -106,6 +88,7 @@ def validate_document(document: PolicyDocument) -> CompiledPolicy:
     seen: dict[str, int] = {}
     compiled: list[CompiledRule] = []
     conditions: list[CheckedCondition] = []
+    distinct: dict[str, CheckedCondition] = {}
     least_work = faulty_conditions = 0
     for index, rule in enumerate(document.rules[:MAX_RULES]):
         path = f"document.rules[{index}]"
@@ -116,7 +99,7 @@ def validate_document(document: PolicyDocument) -> CompiledPolicy:
         seen.setdefault(rule.id, index)
         found = [*_rule_violations(rule, path)]
         try:
-            checked = check_condition(rule.condition) if rule.condition else None
+            checked = _checked(rule.condition, distinct)
         except ConditionError as error:
             found.append(
                 FieldViolation(
@@ -142,7 +125,14 @@ def validate_document(document: PolicyDocument) -> CompiledPolicy:
     digest = _checked_digest(document)
     max_units = affordable_units(lambda data: sum(c.work(data) for c in conditions), POLICY_BUDGET)
     # The loop has seen that the smallest step is affordable.
-    return _compiled_policy(document, digest, compiled, max_units or DATA_STEPS[0])
+    return _compiled_policy(document, digest, compiled, max_units or DATA_STEPS[0], distinct)
+
+
+def _checked(text: str, distinct: dict[str, CheckedCondition]) -> CheckedCondition | None:
+    """A rule's condition, compiled once for all rules that have the same; None without one."""
+    if text and text not in distinct:
+        distinct[text] = check_condition(text)
+    return distinct.get(text)
 
 
 def _checked_digest(document: PolicyDocument) -> str:
@@ -161,7 +151,11 @@ def _checked_digest(document: PolicyDocument) -> str:
 
 
 def _compiled_policy(
-    document: PolicyDocument, digest: str, rules: list[CompiledRule], max_units: int
+    document: PolicyDocument,
+    digest: str,
+    rules: list[CompiledRule],
+    max_units: int,
+    conditions: Mapping[str, CheckedCondition],
 ) -> CompiledPolicy:
     if document.combining is CombiningAlgorithm.FIRST_MATCH:
         priorities = {rule.id: rule.priority for rule in document.rules}
@@ -176,6 +170,8 @@ def _compiled_policy(
             sorted({name for rule in rules if rule.condition for name in rule.condition.reads})
         ),
         max_units=max_units,
+        plan=plan_evaluation(rules, conditions),
+        known_names=known_names(rules),
     )
 
 
@@ -240,6 +236,13 @@ def _rule_violations(rule: Rule, path: str) -> Iterator[FieldViolation]:
         )
     if not MIN_PRIORITY <= rule.priority <= MAX_PRIORITY:
         yield FieldViolation(f"{path}.priority", "must be a 32-bit integer")
+    if rule.workflow_id and rule.effect is not Effect.APPROVE:
+        yield FieldViolation(f"{path}.workflow_id", "is only for a rule that asks for approval")
+    elif rule.workflow_id and not WORKFLOW_ID.fullmatch(rule.workflow_id):
+        yield FieldViolation(
+            f"{path}.workflow_id",
+            "must be 1 to 64 characters of [a-z0-9_-], beginning with a letter",
+        )
     yield from _match_violations(rule.match, f"{path}.match")
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from oars_grpc.core.approval import Approval
+from oars_grpc.core.approver_ports import ApproverRows
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
 from oars_grpc.core.control_ports import ControlRows
 from oars_grpc.core.keys import KeyPurpose, StoredKey, TrustedKey
@@ -22,6 +23,7 @@ from oars_grpc.core.stored import (
     Change,
     CommitResult,
     DueAction,
+    DueEscalation,
     FoundReceipts,
     StoredAction,
     StoredPolicy,
@@ -71,6 +73,14 @@ class Ledger(Protocol):
     def find_approval(self, tenant_ids: Sequence[str], approval_id: str) -> Approval | None:
         """The approval, if it belongs to one of the tenants."""
 
+    def find_input(self, tenant_id: str, action_id: str) -> bytes | None:
+        """The input of an action as canonical JSON; None where it was erased."""
+
+    def find_pending(
+        self, tenant_id: str, action_digest: str, policy_digest: str, now: datetime
+    ) -> Approval | None:
+        """The approval for which the same action waits already, under the same policy."""
+
     def list_actions(
         self, tenant_id: str, which: ActionFilter, before: str, limit: int
     ) -> Sequence[StoredAction]:
@@ -106,7 +116,7 @@ class ReceiptStore(Protocol):
         """All keys that the tenant ever had, oldest first; None if there is no such tenant."""
 
 
-class Registry(RetentionRows, ControlRows, Protocol):
+class Registry(RetentionRows, ControlRows, ApproverRows, Protocol):
     """One transaction on what administrators keep. Reads see what it has written."""
 
     def outcome(self, scope: IdempotencyScope) -> StoredOutcome | None:
@@ -154,6 +164,12 @@ class Registry(RetentionRows, ControlRows, Protocol):
     def publications(self, tenant_id: str, limit: int) -> Sequence[str]:
         """Ids of the policies published last, the current one first."""
 
+    def publication_history(self, tenant_id: str) -> Sequence[str]:
+        """Ids of the policies published, oldest first, without those that are archived."""
+
+    def archive(self, tenant_id: str, policy_id: str, by: str, at: datetime) -> None:
+        """Put the policy away; one that is archived must not be archived again."""
+
     def publish(self, tenant_id: str, policy_id: str, by: str, at: datetime) -> None:
         """Make the policy the tenant's published one."""
 
@@ -182,13 +198,21 @@ class RegistryStore(Protocol):
         """The policy, if it belongs to one of the tenants."""
 
     def list_policies(
-        self, tenant_id: str, before_version: int, limit: int
+        self, tenant_id: str, before_version: int, limit: int, *, archived: bool
     ) -> Sequence[StoredPolicy]:
-        """Policies with versions below `before_version` (0: from the newest), newest first."""
+        """Policies with versions below `before_version` (0: from the newest), newest first.
+
+        Archived ones are among them only where they are asked for.
+        """
 
 
 class UpkeepStore(Protocol):
     """Finds what is due in all tenants; several replicas may ask at once."""
+
+    def due_escalations(
+        self, now: datetime, after: DueEscalation | None, limit: int
+    ) -> Sequence[DueEscalation]:
+        """Approvals whose stage was over its time by `now`, as `due_actions`."""
 
     def due_actions(
         self, now: datetime, after: DueAction | None, limit: int

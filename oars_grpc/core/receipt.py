@@ -12,7 +12,7 @@ Payload, canonical JSON (RFC 8785); the order of members is the alphabet's:
 `proto/README.md` specifies every member. The profile is restricted: ASCII member names, no floats.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +25,7 @@ from oars_grpc.core.canonical import canonical_json, is_restricted, statement_js
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope, sign_payload
 from oars_grpc.core.identity import Principal
 from oars_grpc.core.keys import SigningKey
+from oars_grpc.core.receipt_members import check_event_members, check_members
 from oars_grpc.core.receipt_terms import terms_by_name
 from oars_grpc.core.tenant import TENANT_ID
 
@@ -34,10 +35,14 @@ PREDICATE_TYPE = "urn:oars:receipt:action:v1"
 EVENT_PREDICATE_TYPE = "urn:oars:receipt:event:v1"
 NO_ACTION = ""
 APPROVAL_DECIDED = "action.approval_decided"
+APPROVAL_ESCALATED = "action.approval_escalated"
+APPROVAL_JOINED = "action.approval_joined"
 SYSTEM = "system"
 # What a log entry can hold (C2SP tlog-tiles: a 16-bit length). The limits on requests and on what
 # a receipt repeats of a decision keep every payload below; a test tries the largest of all.
 MAXIMUM_PAYLOAD_BYTES = 65_000
+# Of an identity's attributes as a decision's receipt repeats them; what is longer it leaves out.
+MAXIMUM_ATTRIBUTES_BYTES = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,12 @@ def caller_json(caller: Principal) -> dict[str, str]:
     }
 
 
+def caller_attributes_json(caller: Principal) -> list[dict[str, str]] | None:
+    """The verified identity's attributes, which policy may ask about; None if they are too long."""
+    listed = [{"name": name, "value": value} for name, value in sorted(caller.attributes.items())]
+    return listed if len(statement_json(listed)) <= MAXIMUM_ATTRIBUTES_BYTES else None
+
+
 def write_receipt(
     *,
     receipt_id: str,
@@ -138,6 +149,9 @@ def write_receipt(
     if not predicate.keys().isdisjoint(detail):
         raise ValueError("a receipt's detail must not replace what every receipt says")
     predicate.update(detail)
+    if "decision" in detail:
+        # Beside the decision: a replay of it needs every fact that policy was asked about.
+        predicate["callerAttributes"] = caller_attributes_json(request.caller)
     payload = statement_json(
         {
             "_type": STATEMENT_TYPE,
@@ -173,11 +187,11 @@ def parse_receipt(envelope: Envelope) -> Receipt:
     predicate = statement["predicate"]
     of_action = statement["predicateType"] == PREDICATE_TYPE
     if of_action:
-        _check_members(predicate)
+        check_members(predicate)
         if not ids.is_id(ids.ACTION, predicate["actionId"]):
             raise ValueError("predicate.actionId is not an id")
     else:
-        _check_event_members(predicate)
+        check_event_members(predicate)
     if not ids.is_id(ids.RECEIPT, predicate["receiptId"]):
         raise ValueError("predicate.receiptId is not an id")
     if not TENANT_ID.fullmatch(predicate["tenantId"]):
@@ -200,73 +214,6 @@ def parse_receipt(envelope: Envelope) -> Receipt:
         recorded_at=parse_time(predicate["recordedAt"]),
         envelope=envelope,
     )
-
-
-# The members of every predicate: text, a list of texts, or an object of texts.
-_TEXTS = (
-    "receiptId",
-    "tenantId",
-    "actionId",
-    "type",
-    "previousReceiptDigest",
-    "recordedAt",
-    "agentId",
-    "userId",
-    "execution",
-    "inputDigest",
-)
-_OBJECTS = {
-    "caller": {"subject", "fingerprintSha256", "role", "serviceAccountId"},
-    "resource": {"toolId", "operation", "target"},
-}
-
-
-def _check_members(predicate: Mapping[str, Any]) -> None:
-    for name in _TEXTS:
-        if not isinstance(predicate.get(name), str):
-            raise ValueError(f"predicate.{name} is not text")
-    for name, members in _OBJECTS.items():
-        value = predicate.get(name)
-        if not isinstance(value, dict) or set(value) != members or not _are_texts(value.values()):
-            raise ValueError(f"predicate.{name} is not an object of {', '.join(sorted(members))}")
-    if not _is_list_of_texts(predicate.get("delegationChain")):
-        raise ValueError("predicate.delegationChain is not a list of texts")
-    context = predicate.get("context")
-    if not isinstance(context, dict) or set(context) != {"environment", "dataTypes", "attributes"}:
-        raise ValueError("predicate.context is not an object of environment, dataTypes, attributes")
-    types, attributes = context["dataTypes"], context["attributes"]
-    if not isinstance(context["environment"], str) or not (
-        types is None or _is_list_of_texts(types)
-    ):
-        raise ValueError("predicate.context has members of other types")
-    if not isinstance(attributes, list) or not all(
-        isinstance(item, dict) and set(item) == {"name", "value"} and _are_texts(item.values())
-        for item in attributes
-    ):
-        raise ValueError("predicate.context.attributes is not a list of names and values")
-
-
-_EVENT_TEXTS = ("receiptId", "tenantId", "type", "previousReceiptDigest", "recordedAt")
-_ACTOR = {"subject", "fingerprintSha256", "role", "serviceAccountId"}
-
-
-def _check_event_members(predicate: Mapping[str, Any]) -> None:
-    for name in _EVENT_TEXTS:
-        if not isinstance(predicate.get(name), str):
-            raise ValueError(f"predicate.{name} is not text")
-    actor = predicate.get("caller")
-    if not isinstance(actor, dict) or set(actor) != _ACTOR or not _are_texts(actor.values()):
-        raise ValueError(f"predicate.caller is not an object of {', '.join(sorted(_ACTOR))}")
-    if not isinstance(predicate.get("event"), dict):
-        raise ValueError("predicate.event is not an object")
-
-
-def _are_texts(values: Iterable[object]) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def _is_list_of_texts(value: object) -> bool:
-    return isinstance(value, list) and _are_texts(value)
 
 
 def parse_statement(payload: bytes) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 The operation's name gives a class (`operation_class.py`); its circumstances add to the class's
 weight and never subtract. Whatever is unknown or unstated counts as the riskier: an operation of
-no known class is never low, and an environment not known to be harmless counts as production.
+no known class is never low, and an environment not known to be harmless counts as production. The
+circumstances are those of `effective_context.py`; one that the caller misstates adds to the score.
 """
 
 import re
@@ -13,10 +14,14 @@ from functools import lru_cache
 from typing import Any
 
 from oars_grpc.core.action import ActionRequest
+from oars_grpc.core.effective_context import Contradiction, EffectiveContext, effective_context
 from oars_grpc.core.operation_class import OperationClass, classify_operation
 from oars_grpc.core.words import plain, words
 
 MEDIUM_FROM, HIGH_FROM, CRITICAL_FROM, MAX_SCORE = 40, 70, 90, 100
+# Kept among the signals whatever it weighs: the receipt shows what the caller said and what is so.
+CONTRADICTION = "context.contradiction"
+_SHOWN = 32
 
 
 class RiskTier(StrEnum):
@@ -81,11 +86,13 @@ class RiskConfig:
     production: int = 15
     personal_data: int = 10
     secret_data: int = 20
-    unstated_data_types: int = 5
+    # As much as personal and secret data together: to leave them out gains nothing.
+    unstated_data_types: int = 30
     production_target: int = 10
     wildcard_target: int = 15
     large_input: int = 5
     low_coherence: int = 20
+    contradiction: int = 25
     large_input_bytes: int = 65_536
 
     def __post_init__(self) -> None:
@@ -120,14 +127,20 @@ def assess_risk(
     evidence: Mapping[str, float] | None = None,
     *,
     input_bytes: bytes | None = None,
+    context: EffectiveContext | None = None,
 ) -> RiskAssessment:
     """Assess an action.
 
-    `input_bytes` spares a second canonical encoding to a caller that has made one.
+    `input_bytes` and `context` spare a caller that has them the work of making them twice.
     """
-    resource, context = request.resource, request.context
+    resource = request.resource
+    context = effective_context(request) if context is None else context
     operation_class, stated = _stated_signals(
-        resource.operation, context.environment, context.data_types, config
+        resource.operation,
+        context.environment,
+        context.data_types,
+        context.known_data_types,
+        config,
     )
     size = len(request.input_bytes() if input_bytes is None else input_bytes)
     signals = (
@@ -135,13 +148,17 @@ def assess_risk(
         *_target_signals(resource.target, config),
         *_size_signals(size, config),
         *_coherence_signals((evidence or {}).get("coherence"), config),
+        *_contradiction_signals(context.contradictions, config),
     )
     score = min(MAX_SCORE, sum(signal.weight for signal in signals))
     if operation_class is OperationClass.UNKNOWN and score < MEDIUM_FROM:
         floor = RiskSignal("operation.floor", MEDIUM_FROM - score, "unknown operations are not low")
         signals, score = (*signals, floor), MEDIUM_FROM
     return RiskAssessment(
-        score, tier_of(score), tuple(s for s in signals if s.weight), operation_class
+        score,
+        tier_of(score),
+        tuple(s for s in signals if s.weight or s.name == CONTRADICTION),
+        operation_class,
     )
 
 
@@ -157,14 +174,18 @@ def tier_of(score: int) -> RiskTier:
 # What agents do and where are a few names over and over, unlike what they do it to.
 @lru_cache(maxsize=4096)
 def _stated_signals(
-    operation: str, environment: str, data_types: tuple[str, ...] | None, config: RiskConfig
+    operation: str,
+    environment: str,
+    data_types: tuple[str, ...] | None,
+    known_data_types: tuple[str, ...],
+    config: RiskConfig,
 ) -> tuple[OperationClass, tuple[RiskSignal, ...]]:
     operation_class, word = classify_operation(operation)
     weight = getattr(config, operation_class.value)
     return operation_class, (
         RiskSignal(f"operation.{operation_class.value}", weight, word),
         *_environment_signals(environment, config),
-        *_data_signals(data_types, config),
+        *_data_signals(data_types, known_data_types, config),
     )
 
 
@@ -178,11 +199,14 @@ def _environment_signals(environment: str, config: RiskConfig) -> list[RiskSigna
     return [RiskSignal("environment.production", config.production, environment)]
 
 
-def _data_signals(data_types: tuple[str, ...] | None, config: RiskConfig) -> list[RiskSignal]:
-    if data_types is None:
-        return [RiskSignal("data.unstated", config.unstated_data_types, "data types not stated")]
-    found = frozenset().union(*map(words, data_types))
+def _data_signals(
+    data_types: tuple[str, ...] | None, known: tuple[str, ...], config: RiskConfig
+) -> list[RiskSignal]:
     signals = []
+    if data_types is None:
+        weight = config.unstated_data_types
+        signals.append(RiskSignal("data.unstated", weight, "data types not stated"))
+    found = frozenset().union(*map(words, known if data_types is None else data_types))
     if personal := sorted(found & _PERSONAL_DATA):
         signals.append(RiskSignal("data.personal", config.personal_data, ", ".join(personal)))
     if secret := sorted(found & _SECRET_DATA):
@@ -212,6 +236,23 @@ def _coherence_signals(coherence: float | None, config: RiskConfig) -> list[Risk
     # Half the weight below one half, all of it below one quarter.
     weight = config.low_coherence // 2 if coherence >= 0.25 else config.low_coherence
     return [RiskSignal("evidence.incoherent", weight, f"coherence {coherence:.3f}")]
+
+
+def _contradiction_signals(
+    contradictions: tuple[Contradiction, ...], config: RiskConfig
+) -> list[RiskSignal]:
+    return [
+        RiskSignal(
+            CONTRADICTION,
+            config.contradiction,
+            f"{found.fact} is {_shown(found.verified)}, not {_shown(found.asserted)}",
+        )
+        for found in contradictions
+    ]
+
+
+def _shown(value: str) -> str:
+    return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
 
 
 def _camel_case(name: str) -> str:

@@ -15,11 +15,12 @@ from oars_grpc.core.tenant import Tenant
 
 
 class PolicyState(StrEnum):
-    """Where a policy stands; derived from the publications, never stored."""
+    """Where a policy stands; derived from publications and archive, never stored."""
 
     DRAFT = "draft"
     PUBLISHED = "published"
     SUPERSEDED = "superseded"
+    ARCHIVED = "archived"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class StoredPolicy:
     created_at: datetime
     created_by: str
     state: PolicyState = PolicyState.DRAFT
+    archived_at: datetime | None = None
+    archived_by: str = ""
 
     def reference(self) -> PolicyReference:
         """How decisions and receipts name it."""
@@ -156,9 +159,10 @@ class ActionFilter:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalFilter:
-    """Which approvals to list."""
+    """Which approvals to list; `overdue` those whose stage is past its time at a moment."""
 
     state: ApprovalState | None = None
+    overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +183,13 @@ class DueAction:
     tenant_id: str
     action_id: str
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DueEscalation:
+    """An approval whose stage is over its time."""
+
+    tenant_id: str
+    approval_id: str
+    action_id: str
+    escalates_at: datetime

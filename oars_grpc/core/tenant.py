@@ -3,8 +3,10 @@
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from oars_grpc.core.risk import RiskConfig
+from oars_grpc.core.workflow import Workflow
 
 TENANT_ID = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
@@ -26,6 +28,18 @@ class TenantSettings:
     approval_seconds: int = DEFAULT_APPROVAL_SECONDS
     risk: RiskConfig = field(default_factory=RiskConfig)
     retention_days: int = 0
+    workflows: tuple[Workflow, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The stored form, and what `tenant.updated` digests."""
+        return {
+            "permitSeconds": self.permit_seconds,
+            "approvalSeconds": self.approval_seconds,
+            "risk": self.risk.to_json(),
+            # The database reads this one, too: `oars_retention_cutoff`.
+            "retentionDays": self.retention_days,
+            "workflows": [workflow.to_json() for workflow in self.workflows],
+        }
 
 
 @dataclass(frozen=True, slots=True)

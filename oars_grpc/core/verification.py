@@ -6,14 +6,17 @@ is never counted as passed: its detail says what was not supplied.
 Whoever holds a revoked key can sign any claim, with any time in it. What such a key signed is
 believed only where another key vouches for it: a checkpoint, under which the log held the receipt
 below the size that it had when the key was revoked, or first may have been in other hands.
+
+A receipt that carries what an approver signed has one check more, `grant`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from oars_grpc.core.chain import chain_problems, link_problems
 from oars_grpc.core.envelope import Envelope, signature_verifies
+from oars_grpc.core.grant_verification import ApproverTrust, GrantFinding, judge_grant
 from oars_grpc.core.inclusion import ANY_LOG, LogTrust, verify_proof
 from oars_grpc.core.keys import KeyPurpose, KeyState, TrustedKey, key_id_of
 from oars_grpc.core.receipt import Receipt, parse_receipt
@@ -23,6 +26,7 @@ KEY_TRUST = "key_trust"
 SCHEMA = "schema"
 CHAIN = "chain"
 INCLUSION = "inclusion"
+GRANT = "grant"
 
 
 class CheckResult(StrEnum):
@@ -44,12 +48,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What verification found; `leaf_index` is the place in the log that was proven."""
+    """What verification found.
+
+    `leaf_index` is the place in the log that was proven; `grant` is of what an approver signed.
+    """
 
     checks: tuple[Check, ...]
     key_id: str = ""
     receipt: Receipt | None = None
     leaf_index: int | None = None
+    grant: GrantFinding | None = None
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -82,6 +90,7 @@ class Surroundings:
         leaf_index: where it stands in a piece of the log that the verifier has found complete
             (`log_range.verify_range`), in place of a proof.
         log: what is asked of the log's checkpoints.
+        approvers: what is known about the keys that approvers sign with.
     """
 
     previous: Envelope | None = None
@@ -92,6 +101,7 @@ class Surroundings:
     no_proof: str = "no proof was supplied"
     leaf_index: int | None = None
     log: LogTrust = ANY_LOG
+    approvers: ApproverTrust = field(default_factory=ApproverTrust)
 
 
 NOTHING_ELSE = Surroundings()
@@ -111,14 +121,16 @@ def verify_receipt(
     schema, receipt = _check_schema(envelope)
     key_id = key_id_of(makers[0].public_key) if makers else ""
     inclusion, leaf_index = _check_inclusion(envelope.leaf_hash(), receipt, key_id, keys, beside)
+    grant = None if receipt is None else judge_grant(receipt, beside.approvers)
     checks = (
         signature,
         _check_key_trust(makers, receipt, leaf_index),
         schema,
         _check_chain(receipt, keys, beside),
         inclusion,
+        *_grant_checks(grant),
     )
-    return Verification(checks, key_id, receipt, leaf_index)
+    return Verification(checks, key_id, receipt, leaf_index, grant)
 
 
 def verify_erased(
@@ -169,6 +181,13 @@ def _check_schema(envelope: Envelope) -> tuple[Check, Receipt | None]:
         return Check(SCHEMA, CheckResult.PASSED), parse_receipt(envelope)
     except ValueError as error:
         return Check(SCHEMA, CheckResult.FAILED, str(error)), None
+
+
+def _grant_checks(grant: GrantFinding | None) -> tuple[Check, ...]:
+    if grant is None:
+        return ()
+    result = CheckResult.FAILED if grant.problems else CheckResult.PASSED
+    return (Check(GRANT, result, grant.detail),)
 
 
 def _check_inclusion(

@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+from oars_grpc.core.lookalikes import read_words
+
 # A word is a run of letters; aBc and ABCd start words of their own.
 _RUN = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -38,5 +40,9 @@ def plain(text: str, instead: str = "") -> str:
 
 
 def _runs(text: str) -> list[str]:
-    joined, spaced = plain(text), plain(text, instead=" ")
-    return _RUN.findall(joined if joined == spaced else f"{joined} {spaced}")
+    if text.isascii() and text.isprintable():
+        return _RUN.findall(text)
+    # Letters of other alphabets count both as they are and as the Latin ones that they look like.
+    # White space may be a control character, too, between words that have invisible ones inside.
+    forms = plain(text), plain(text, instead=" "), plain(" ".join(text.split())), read_words(text)
+    return _RUN.findall(" ".join(dict.fromkeys(forms)))

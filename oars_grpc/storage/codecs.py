@@ -17,6 +17,7 @@ from oars_grpc.core.policy import PolicyDocument
 from oars_grpc.core.risk import RiskConfig
 from oars_grpc.core.stored import PolicyState, StoredPolicy
 from oars_grpc.core.tenant import Tenant, TenantSettings
+from oars_grpc.core.workflow import Workflow
 
 
 class Row(Protocol):
@@ -44,15 +45,7 @@ def tenant_row(tenant: Tenant) -> dict[str, Any]:
     return {
         "tenant_id": tenant.tenant_id,
         "display_name": tenant.display_name,
-        "settings": orjson.dumps(
-            {
-                "permitSeconds": tenant.settings.permit_seconds,
-                "approvalSeconds": tenant.settings.approval_seconds,
-                "risk": tenant.settings.risk.to_json(),
-                # The database reads this one, too: `oars_retention_cutoff`.
-                "retentionDays": tenant.settings.retention_days,
-            }
-        ),
+        "settings": orjson.dumps(tenant.settings.to_json()),
         "created_at": tenant.created_at,
         "version": tenant.version,
     }
@@ -76,7 +69,9 @@ def _settings(raw: bytes) -> TenantSettings:
         value["permitSeconds"],
         value["approvalSeconds"],
         RiskConfig.from_json(value["risk"]),
-        value.get("retentionDays", 0),  # settings of before there was retention
+        # Settings of before there were these lack them.
+        value.get("retentionDays", 0),
+        tuple(map(Workflow.from_json, value.get("workflows", ()))),
     )
 
 
@@ -100,7 +95,7 @@ def policy_row(policy: StoredPolicy) -> dict[str, Any]:
 
 
 def policy_of(row: Row) -> StoredPolicy:
-    """The policy of a row with a column `policy_state`."""
+    """The policy of a row of `registry_queries.select_policies`."""
     policy = listed_policy_of(row)
     stored = _StoredDocument(
         policy.tenant_id, policy.policy_id, policy.digest, bytes(row["document"])
@@ -119,6 +114,8 @@ def listed_policy_of(row: Row) -> StoredPolicy:
         created_at=utc(row["created_at"]),
         created_by=row["created_by"],
         state=PolicyState(row["policy_state"]),
+        archived_at=utc_or_none(row["archived_at"]),
+        archived_by=row["archived_by"] or "",
     )
 
 

@@ -35,6 +35,7 @@ from oars_grpc.storage.binary import texts
 from oars_grpc.storage.codecs import outcome_of, outcome_row
 from oars_grpc.storage.commit_rows import PreparedChange, write_rows
 from oars_grpc.storage.log_append import Head, lock_heads
+from oars_grpc.storage.pending_approvals import find_pending, pending_key
 from oars_grpc.storage.prepared import Session, Statement, statement
 from oars_grpc.storage.transaction import Collision
 
@@ -189,6 +190,8 @@ def _rounds(changes: Sequence[PreparedChange]) -> Iterator[list[_Entry]]:
         touched = [("action", _action_key(change))]
         if change.approval is not None:
             touched.append(("approval", _approval_key(change.approval)))
+            if not change.expected_action_version:
+                touched.append(("pending", pending_key(change.approval)))
         if change.outcome is not None:
             touched.append(("key", _scope_key(change.outcome.scope)))
         number = max(last_round.get(thing, -1) for thing in touched) + 1
@@ -203,6 +206,7 @@ def _apply_round(
     session: Session, locked: _Locked, entries: Sequence[_Entry]
 ) -> dict[int, CommitResult]:
     current = [entry for entry in entries if locked.is_as_expected(entry.change)]
+    current = _without_second_approvals(session, current)
     positions = {entry.position for entry in current}
     claimed = _claim_keys(session, current)
     won = [entry for entry in current if _wins(entry.change, claimed)]
@@ -225,6 +229,26 @@ def _apply_round(
         for entry in won:
             locked.advance(entry.change)
     return results
+
+
+def _without_second_approvals(session: Session, entries: list[_Entry]) -> list[_Entry]:
+    """Leave out new actions that would open a second approval for the same: they join the first.
+
+    The heads are locked, so that nobody opens one between this look and the writing.
+    """
+
+    def opened(entry: _Entry) -> Approval | None:
+        return None if entry.change.expected_action_version else entry.change.approval
+
+    approvals = [approval for entry in entries if (approval := opened(entry)) is not None]
+    if not approvals:
+        return entries
+    taken = find_pending(session, approvals)
+    return [
+        entry
+        for entry in entries
+        if (approval := opened(entry)) is None or pending_key(approval) not in taken
+    ]
 
 
 def _claim_keys(session: Session, entries: Sequence[_Entry]) -> set[Key]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from oars_grpc.core.stored import Change
 from oars_grpc.storage import approval_tables, tables
+from oars_grpc.storage.approval_codecs import approval_row
 from oars_grpc.storage.batch import Row, insert_into, update_of
-from oars_grpc.storage.ledger_codecs import action_row, approval_row
+from oars_grpc.storage.ledger_codecs import action_row
 from oars_grpc.storage.log_append import Head, LogRow, append_rows, log_row
 from oars_grpc.storage.prepared import Session
 
@@ -24,7 +25,7 @@ _ACTION_CHANGES = (
     "output_digest",
     "error",
 )
-_APPROVAL_CHANGES = ("state", "decisions", "version")
+_APPROVAL_CHANGES = ("state", "decisions", "version", "escalates_at", "body")
 
 _NEW_ACTIONS = insert_into(tables.action)
 _INPUTS = insert_into(tables.action_body)

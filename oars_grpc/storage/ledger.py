@@ -1,6 +1,7 @@
 """Actions, approvals and receipts on Postgres: the port `Ledger`."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, select
@@ -17,11 +18,12 @@ from oars_grpc.core.stored import (
 )
 from oars_grpc.errors import FailedPrecondition, NotFound
 from oars_grpc.storage import approval_tables, tables
+from oars_grpc.storage.approval_codecs import approval_of
 from oars_grpc.storage.binary import texts
 from oars_grpc.storage.codecs import outcome_of, policy_of, stored_key_of, tenant_of
 from oars_grpc.storage.commit import apply_changes, check_change
 from oars_grpc.storage.commit_rows import PreparedChange, prepare
-from oars_grpc.storage.ledger_codecs import action_of, approval_of
+from oars_grpc.storage.ledger_codecs import action_of
 from oars_grpc.storage.prepared import statement
 from oars_grpc.storage.transaction import read, read_page, valid_tenants, write_prepared
 
@@ -59,6 +61,8 @@ _FIND_ACTION = statement(
     " WHERE tenant_id = ANY ($1::text[]) AND action_id = $2::text",
 )
 _TENANT_COLUMNS = ("tenant_id", "display_name", "settings", "created_at", "version")
+# The policy of a basis is the published one, and that is never archived.
+_PUBLISHED = {"policy_state": "published", "archived_at": None, "archived_by": None}
 _POLICY_COLUMNS = (
     "policy_id",
     "version",
@@ -154,6 +158,30 @@ class PostgresLedger:
         row = self._first(tenant_ids, query)
         return None if row is None else approval_of(row)
 
+    def find_input(self, tenant_id: str, action_id: str) -> bytes | None:
+        """The input of an action as canonical JSON; None where it was erased."""
+        body = tables.action_body
+        query = select(body.c.input).where(
+            body.c.tenant_id == tenant_id, body.c.action_id == action_id
+        )
+        row = self._first([tenant_id], query)
+        return None if row is None else bytes(row["input"])
+
+    def find_pending(
+        self, tenant_id: str, action_digest: str, policy_digest: str, now: datetime
+    ) -> Approval | None:
+        """The approval for which the same action waits already, under the same policy."""
+        columns = approval_tables.approval.c
+        query = select(approval_tables.approval).where(
+            columns.tenant_id == tenant_id,
+            columns.action_digest == action_digest,
+            columns.policy_digest == policy_digest,
+            columns.state == "pending",
+            columns.expires_at > now,
+        )
+        row = self._first([tenant_id], query.order_by(columns.approval_id).limit(1))
+        return None if row is None else approval_of(row)
+
     def list_actions(
         self, tenant_id: str, which: ActionFilter, before: str, limit: int
     ) -> Sequence[StoredAction]:
@@ -231,7 +259,7 @@ def _basis_of(tenant_id: str, scope: IdempotencyScope | None, values: list[Any])
         stored = outcome_of({**outcome, **names})
     return Basis(
         tenant=tenant_of(tenant),
-        policy=policy_of({**policy, "policy_state": "published"}),
+        policy=policy_of({**policy, **_PUBLISHED}),
         revision=policy["revision"],
         signing_key=stored_key_of(key),
         outcome=stored,

@@ -12,11 +12,10 @@ from oars_grpc.core.action import (
     Execution,
     Resource,
 )
-from oars_grpc.core.approval import Approval, ApprovalDecision, ApprovalState, Verdict
 from oars_grpc.core.decision import decision_from_json, decision_to_json
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope, Signature
 from oars_grpc.core.identity import Principal, Role
-from oars_grpc.core.receipt import Receipt, caller_json, format_time, parse_time
+from oars_grpc.core.receipt import Receipt, caller_json
 from oars_grpc.core.stored import Erasure, StoredAction, StoredReceipt
 from oars_grpc.storage.codecs import Row, utc, utc_or_none
 
@@ -103,61 +102,6 @@ def action_of(row: Row) -> StoredAction:
         error=row["error"],
     )
     return StoredAction(action, decision_from_json(body["decision"]))
-
-
-def approval_row(approval: Approval) -> dict[str, Any]:
-    """The columns of an approval."""
-    return {
-        "tenant_id": approval.tenant_id,
-        "approval_id": approval.approval_id,
-        "action_id": approval.action_id,
-        "action_digest": approval.action_digest,
-        "policy_digest": approval.policy_digest,
-        "state": approval.state.value,
-        "required_approvals": approval.required_approvals,
-        "decisions": orjson.dumps(
-            [
-                {
-                    "approver": decision.approver,
-                    "verdict": decision.verdict.value,
-                    "reason": decision.reason,
-                    "decidedAt": format_time(decision.decided_at),
-                }
-                for decision in approval.decisions
-            ]
-        ),
-        "created_at": approval.created_at,
-        "expires_at": approval.expires_at,
-        "version": approval.version,
-        "caller_subject": "",
-        "escalates_at": None,
-        "body": b"{}",
-    }
-
-
-def approval_of(row: Row) -> Approval:
-    """The approval of a row."""
-    return Approval(
-        approval_id=row["approval_id"],
-        tenant_id=row["tenant_id"],
-        action_id=row["action_id"],
-        action_digest=row["action_digest"],
-        policy_digest=row["policy_digest"],
-        state=ApprovalState(row["state"]),
-        required_approvals=row["required_approvals"],
-        decisions=tuple(
-            ApprovalDecision(
-                approver=decision["approver"],
-                verdict=Verdict(decision["verdict"]),
-                reason=decision["reason"],
-                decided_at=parse_time(decision["decidedAt"]),
-            )
-            for decision in orjson.loads(row["decisions"])
-        ),
-        created_at=utc(row["created_at"]),
-        expires_at=utc(row["expires_at"]),
-        version=row["version"],
-    )
 
 
 def receipt_row(receipt: Receipt) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """What administrators keep, on Postgres: the ports `Registry` and `RegistryStore`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, insert, select, update
@@ -15,17 +13,18 @@ from oars_grpc.core.stored import StoredPolicy, StoredReceipt
 from oars_grpc.core.tenant import Tenant
 from oars_grpc.errors import NotFound
 from oars_grpc.storage import tables
+from oars_grpc.storage.approvers import ApproverTransaction
 from oars_grpc.storage.codecs import (
     listed_policy_of,
     outcome_of,
     outcome_row,
     policy_of,
-    policy_row,
     tenant_of,
     tenant_row,
 )
 from oars_grpc.storage.controls import ControlTransaction
 from oars_grpc.storage.log_append import append_event
+from oars_grpc.storage.policy_rows import PolicyRows
 from oars_grpc.storage.registry_queries import select_policies, select_tenants
 from oars_grpc.storage.retention import RetentionTransaction
 from oars_grpc.storage.signing_keys import SigningKeyRows
@@ -34,7 +33,9 @@ from oars_grpc.storage.transaction import read_every_tenant, read_page, valid_te
 Result = TypeVar("Result")
 
 
-class PostgresRegistry(SigningKeyRows, RetentionTransaction, ControlTransaction):
+class PostgresRegistry(
+    PolicyRows, SigningKeyRows, RetentionTransaction, ControlTransaction, ApproverTransaction
+):
     """One open transaction; `PostgresRegistryStore.run` begins and ends it."""
 
     def outcome(self, scope: IdempotencyScope) -> StoredOutcome | None:
@@ -100,74 +101,6 @@ class PostgresRegistry(SigningKeyRows, RetentionTransaction, ControlTransaction)
             raise NotFound(f"there is no tenant {tenant.tenant_id}")
         self._revise(tenant.tenant_id)
 
-    def insert_policy(self, policy: StoredPolicy) -> StoredPolicy:
-        """Add a policy; the tenant's next version number is filled in.
-
-        Raises:
-            NotFound: there is no such tenant.
-        """
-        columns = tables.tenant.c
-        # Locks the tenant: versions are given out one after the other, without gaps.
-        version = self._connection.execute(
-            update(tables.tenant)
-            .where(columns.tenant_id == policy.tenant_id)
-            .values(policy_count=columns.policy_count + 1)
-            .returning(columns.policy_count)
-        ).scalar_one_or_none()
-        if version is None:
-            raise NotFound(f"there is no tenant {policy.tenant_id}")
-        numbered = replace(policy, version=version)
-        self._connection.execute(insert(tables.policy), policy_row(numbered))
-        return numbered
-
-    def policy(self, tenant_id: str, policy_id: str) -> StoredPolicy | None:
-        """The policy with its state."""
-        columns = tables.policy.c
-        query = select_policies(*columns).where(
-            columns.tenant_id == tenant_id, columns.policy_id == policy_id
-        )
-        row = self._connection.execute(query).mappings().one_or_none()
-        return None if row is None else policy_of(row)
-
-    def publications(self, tenant_id: str, limit: int) -> Sequence[str]:
-        """Ids of the policies published last, the current one first."""
-        columns = tables.policy_publication.c
-        query = (
-            select(columns.policy_id)
-            .where(columns.tenant_id == tenant_id)
-            .order_by(columns.sequence.desc())
-            .limit(limit)
-        )
-        return self._connection.execute(query).scalars().all()
-
-    def publish(self, tenant_id: str, policy_id: str, by: str, at: datetime) -> None:
-        """Make the policy the tenant's published one.
-
-        Once this has committed, no decision made under another publication commits any more.
-
-        Raises:
-            NotFound: there is no such tenant.
-        """
-        head = tables.log_head.c
-        # Locks the head as every commit does: those under way come before, and are waited for.
-        sequence = self._connection.execute(
-            update(tables.log_head)
-            .where(head.tenant_id == tenant_id)
-            .values(publication=head.publication + 1, revision=head.revision + 1)
-            .returning(head.publication)
-        ).scalar_one_or_none()
-        if sequence is None:
-            raise NotFound(f"there is no tenant {tenant_id}")
-        self._connection.execute(
-            insert(tables.policy_publication).values(
-                tenant_id=tenant_id,
-                sequence=sequence,
-                policy_id=policy_id,
-                published_at=at,
-                published_by=by,
-            )
-        )
-
     def append_event(self, tenant_id: str, compose: Callable[[int, str], Receipt]) -> StoredReceipt:
         """Append the receipt that follows the tenant's last event to its log.
 
@@ -223,17 +156,19 @@ class PostgresRegistryStore:
         return policy_of(found[0]) if found else None
 
     def list_policies(
-        self, tenant_id: str, before_version: int, limit: int
+        self, tenant_id: str, before_version: int, limit: int, *, archived: bool
     ) -> Sequence[StoredPolicy]:
         """Policies with versions below `before_version` (0: from the newest), newest first.
 
-        They come without documents.
+        They come without documents; archived ones only where asked for.
         """
         columns = tables.policy.c
         listed = [column for column in columns if column is not columns.document]
         query = select_policies(*listed).where(columns.tenant_id == tenant_id)
         if before_version:
             query = query.where(columns.version < before_version)
+        if not archived:
+            query = query.where(tables.policy_archive.c.policy_id.is_(None))
         query = query.order_by(columns.version.desc()).limit(limit)
         found = self._page(valid_tenants([tenant_id]), query)
         return [listed_policy_of(row) for row in found]

@@ -20,8 +20,12 @@ def select_tenants() -> Select[*tuple[object, ...]]:
 
 
 def select_policies(*columns: ColumnElement[Any]) -> Select[*tuple[object, ...]]:
-    """Columns of policies with `policy_state`, which follows from the publications."""
+    """Columns of policies with their archival and `policy_state`.
+
+    The state is never stored: it follows from the publications and the archive.
+    """
     policy, publication = tables.policy, tables.policy_publication.alias()
+    archive = tables.policy_archive
     same_tenant = publication.c.tenant_id == policy.c.tenant_id
     current = (
         select(publication.c.policy_id)
@@ -32,6 +36,17 @@ def select_policies(*columns: ColumnElement[Any]) -> Select[*tuple[object, ...]]
     )
     published = exists().where(same_tenant, publication.c.policy_id == policy.c.policy_id)
     state = case(
-        (policy.c.policy_id == current, "published"), (published, "superseded"), else_="draft"
+        (archive.c.policy_id.is_not(None), "archived"),
+        (policy.c.policy_id == current, "published"),
+        (published, "superseded"),
+        else_="draft",
     )
-    return select(*columns, state.label("policy_state"))
+    return select(
+        *columns, archive.c.archived_at, archive.c.archived_by, state.label("policy_state")
+    ).select_from(
+        policy.outerjoin(
+            archive,
+            (archive.c.tenant_id == policy.c.tenant_id)
+            & (archive.c.policy_id == policy.c.policy_id),
+        )
+    )

@@ -81,13 +81,17 @@ class SigningKeyRows:
         return first
 
     def _revise(self, tenant_id: str) -> None:
-        """Let no decision commit that rests on what was before.
+        revise(self._connection, tenant_id)
 
-        Locks the head as every commit does: those under way come before, and are waited for.
-        """
-        head = tables.log_head.c
-        self._connection.execute(
-            update(tables.log_head)
-            .where(head.tenant_id == tenant_id)
-            .values(revision=head.revision + 1)
-        )
+
+def revise(connection: Connection, tenant_id: str) -> None:
+    """Let no decision commit that rests on what was before.
+
+    Locks the head as every commit does: those under way come before, and are waited for.
+    """
+    head = tables.log_head.c
+    connection.execute(
+        update(tables.log_head)
+        .where(head.tenant_id == tenant_id)
+        .values(revision=head.revision + 1)
+    )

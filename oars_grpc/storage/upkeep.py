@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine
 
-from oars_grpc.core.stored import DueAction
+from oars_grpc.core.stored import DueAction, DueEscalation
 from oars_grpc.storage.codecs import utc
 from oars_grpc.storage.transaction import read, write
 
 _BEFORE_ALL = DueAction("", "", datetime.min.replace(tzinfo=UTC))
+_BEFORE_ALL_ESCALATIONS = DueEscalation("", "", "", datetime.min.replace(tzinfo=UTC))
 
 
 class PostgresUpkeepStore:
@@ -40,6 +41,25 @@ class PostgresUpkeepStore:
             return [
                 DueAction(tenant_id, action_id, utc(expires_at))
                 for tenant_id, action_id, expires_at in rows
+            ]
+
+        return read(self._engine, [], work)
+
+    def due_escalations(
+        self, now: datetime, after: DueEscalation | None, limit: int
+    ) -> Sequence[DueEscalation]:
+        """Approvals whose stage was over its time by `now`, the longest ago first."""
+        last = after or _BEFORE_ALL_ESCALATIONS
+
+        def work(connection: Connection) -> list[DueEscalation]:
+            rows = connection.exec_driver_sql(
+                "SELECT tenant_id, approval_id, action_id, escalates_at"
+                " FROM oars_due_escalations(%s, %s, %s, %s, %s::int)",
+                (now, last.escalates_at, last.tenant_id, last.approval_id, limit),
+            )
+            return [
+                DueEscalation(tenant_id, approval_id, action_id, utc(escalates_at))
+                for tenant_id, approval_id, action_id, escalates_at in rows
             ]
 
         return read(self._engine, [], work)

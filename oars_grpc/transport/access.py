@@ -21,51 +21,66 @@ class Access:
     """Who may call one rpc.
 
     `roles` None opens it to callers without identity. `scope` is what an identity that has scopes
-    needs. An rpc that is `mutating` takes an idempotency key.
+    needs. An rpc that is `mutating` takes an idempotency key. One that is for `people` may be
+    called with a person's bearer token: to read, and to decide what waits for a person.
     """
 
     roles: frozenset[Role] | None
     scope: str
     mutating: bool = False
+    people: bool = False
 
 
-def _reads(scope: str, roles: frozenset[Role]) -> Access:
-    return Access(roles, scope)
+def _reads(scope: str, roles: frozenset[Role], *, people: bool = False) -> Access:
+    return Access(roles, scope, people=people)
 
 
-def _writes(scope: str, roles: frozenset[Role]) -> Access:
-    return Access(roles, scope, mutating=True)
+def _writes(scope: str, roles: frozenset[Role], *, people: bool = False) -> Access:
+    return Access(roles, scope, mutating=True, people=people)
 
 
 # Roles with an agent's view (agent, gateway) see only the actions that they submitted: the use
 # cases see to that.
 ACCESS: Mapping[str, Access] = {
     "/oars.v1.ActionService/SubmitAction": _writes("actions:submit", _SUBMITTERS),
-    "/oars.v1.ActionService/GetAction": _reads("actions:read", _EVERYONE),
-    "/oars.v1.ActionService/ListActions": _reads("actions:read", _EVERYONE),
-    "/oars.v1.ActionService/WatchAction": _reads("actions:read", _EVERYONE),
+    "/oars.v1.ActionService/GetAction": _reads("actions:read", _EVERYONE, people=True),
+    "/oars.v1.ActionService/ListActions": _reads("actions:read", _EVERYONE, people=True),
+    "/oars.v1.ActionService/WatchAction": _reads("actions:read", _EVERYONE, people=True),
+    "/oars.v1.ActionService/StartAction": _writes("actions:submit", _SUBMITTERS),
     "/oars.v1.ActionService/CompleteAction": _writes("actions:submit", _SUBMITTERS),
     "/oars.v1.ActionService/CancelAction": _writes("actions:cancel", _SUBMITTERS),
     "/oars.v1.ActionService/ReleaseAction": _writes("actions:release", _OPERATORS),
-    "/oars.v1.ApprovalService/DecideApproval": _writes("approvals:decide", _APPROVERS),
-    "/oars.v1.ApprovalService/GetApproval": _reads("approvals:read", _READERS),
-    "/oars.v1.ApprovalService/ListApprovals": _reads("approvals:read", _READERS),
+    "/oars.v1.ApprovalService/DecideApproval": _writes("approvals:decide", _APPROVERS, people=True),
+    "/oars.v1.ApprovalService/GetApproval": _reads("approvals:read", _READERS, people=True),
+    "/oars.v1.ApprovalService/ListApprovals": _reads("approvals:read", _READERS, people=True),
+    "/oars.v1.ApprovalService/WatchApprovals": _reads("approvals:read", _READERS, people=True),
+    # What makes an approver, and what one proves himself by.
+    "/oars.v1.ApproverService/EnrollSecondFactor": _writes("approvers:write", _ADMIN),
+    "/oars.v1.ApproverService/RemoveSecondFactor": _writes("approvers:write", _ADMIN),
+    "/oars.v1.ApproverService/GetSecondFactor": _reads("approvers:read", _READERS),
+    "/oars.v1.ApproverService/RegisterApproverKey": _writes("approvers:write", _ADMIN),
+    "/oars.v1.ApproverService/RevokeApproverKey": _writes("approvers:write", _ADMIN),
+    "/oars.v1.ApproverService/ListApproverKeys": _reads("approvers:read", _READERS),
     "/oars.v1.PolicyService/CreatePolicy": _writes("policies:write", _ADMIN),
-    "/oars.v1.PolicyService/GetPolicy": _reads("policies:read", _READERS),
-    "/oars.v1.PolicyService/ListPolicies": _reads("policies:read", _READERS),
+    "/oars.v1.PolicyService/GetPolicy": _reads("policies:read", _READERS, people=True),
+    "/oars.v1.PolicyService/ListPolicies": _reads("policies:read", _READERS, people=True),
     "/oars.v1.PolicyService/PublishPolicy": _writes("policies:publish", _ADMIN),
     "/oars.v1.PolicyService/RollbackPolicy": _writes("policies:publish", _ADMIN),
-    "/oars.v1.PolicyService/SimulatePolicy": _reads("policies:read", _READERS),
-    "/oars.v1.ReceiptService/GetReceipt": _reads("receipts:read", _EVERYONE),
-    "/oars.v1.ReceiptService/ListReceipts": _reads("receipts:read", _EVERYONE),
-    "/oars.v1.ReceiptService/VerifyReceipt": _reads("receipts:read", _EVERYONE),
-    "/oars.v1.ReceiptService/ListTrustedKeys": _reads("keys:read", _EVERYONE),
-    "/oars.v1.ReceiptService/GetReceiptProof": _reads("receipts:read", _EVERYONE),
+    "/oars.v1.PolicyService/ArchivePolicy": _writes("policies:publish", _ADMIN),
+    # Leaves an event, so that it shows who has looked for what a policy lets pass.
+    "/oars.v1.PolicyService/SimulatePolicy": _writes("policies:read", _READERS),
+    # Reads every decision of a range, whoever asked for it.
+    "/oars.v1.PolicyService/ReplayPolicy": _reads("policies:replay", _AUDITORS, people=True),
+    "/oars.v1.ReceiptService/GetReceipt": _reads("receipts:read", _EVERYONE, people=True),
+    "/oars.v1.ReceiptService/ListReceipts": _reads("receipts:read", _EVERYONE, people=True),
+    "/oars.v1.ReceiptService/VerifyReceipt": _reads("receipts:read", _EVERYONE, people=True),
+    "/oars.v1.ReceiptService/ListTrustedKeys": _reads("keys:read", _EVERYONE, people=True),
+    "/oars.v1.ReceiptService/GetReceiptProof": _reads("receipts:read", _EVERYONE, people=True),
     # Any identity of the tenant may hold its log to what it signed, and be a witness.
-    "/oars.v1.ReceiptService/GetCheckpoint": _reads("log:read", _EVERYONE),
-    "/oars.v1.ReceiptService/GetConsistencyProof": _reads("log:read", _EVERYONE),
+    "/oars.v1.ReceiptService/GetCheckpoint": _reads("log:read", _EVERYONE, people=True),
+    "/oars.v1.ReceiptService/GetConsistencyProof": _reads("log:read", _EVERYONE, people=True),
     # Reads the payloads of a whole range: dear, and an auditor's business.
-    "/oars.v1.ReceiptService/ProveCompleteness": _reads("log:read", _AUDITORS),
+    "/oars.v1.ReceiptService/ProveCompleteness": _reads("log:read", _AUDITORS, people=True),
     "/oars.v1.ControlService/CreateControlMapping": _writes("controls:write", _ADMIN),
     "/oars.v1.ControlService/GetControlMapping": _reads("controls:read", _READERS),
     "/oars.v1.ControlService/ListControlMappings": _reads("controls:read", _READERS),

@@ -1,4 +1,4 @@
-"""Actions and approvals: messages ↔ core values."""
+"""Actions: messages ↔ core values."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,13 @@ from oars_grpc.core.action import (
     Execution,
     Resource,
 )
-from oars_grpc.core.approval import Approval, ApprovalState, Verdict
 from oars_grpc.core.identity import Principal
-from oars_grpc.generated.oars.v1 import action_pb2, approval_pb2, context_pb2
+from oars_grpc.generated.oars.v1 import action_pb2, context_pb2
+from oars_grpc.transport.approval_messages import write_approval
 from oars_grpc.transport.policy_messages import fill_decision
 from oars_grpc.transport.reading import NAME, Reader, inverse
 from oars_grpc.transport.receipt_messages import fill_receipt
-from oars_grpc.transport.writing import timestamp, write_time
+from oars_grpc.transport.writing import write_time
 from oars_grpc.use_cases.action_change import ActionOutcome
 
 ACTION_STATES: Mapping[int, ActionState] = {
@@ -28,18 +28,8 @@ EXECUTIONS: Mapping[int, Execution] = {
     action_pb2.EXECUTION_CALLER: Execution.CALLER,
     action_pb2.EXECUTION_CONNECTOR: Execution.CONNECTOR,
 }
-APPROVAL_STATES: Mapping[int, ApprovalState] = {
-    approval_pb2.ApprovalState.Value(f"APPROVAL_STATE_{state.name}"): state
-    for state in ApprovalState
-}
-VERDICTS: Mapping[int, Verdict] = {
-    approval_pb2.VERDICT_APPROVE: Verdict.APPROVE,
-    approval_pb2.VERDICT_REJECT: Verdict.REJECT,
-}
 _ACTION_STATE_NUMBERS = inverse(ACTION_STATES)
 _EXECUTION_NUMBERS = inverse(EXECUTIONS)
-_APPROVAL_STATE_NUMBERS = inverse(APPROVAL_STATES)
-_VERDICT_NUMBERS = inverse(VERDICTS)
 # States that there are none, where an empty list says nothing.
 NO_DATA_TYPES = ("none",)
 
@@ -163,31 +153,6 @@ def _fill_action(message: action_pb2.Action, action: Action) -> None:
     message.error = action.error
 
 
-def write_approval(approval: Approval) -> approval_pb2.Approval:
-    """The message of an approval."""
-    return approval_pb2.Approval(
-        approval_id=approval.approval_id,
-        tenant_id=approval.tenant_id,
-        action_id=approval.action_id,
-        action_digest=approval.action_digest,
-        policy_digest=approval.policy_digest,
-        state=_APPROVAL_STATE_NUMBERS[approval.state],
-        required_approvals=approval.required_approvals,
-        decisions=[
-            approval_pb2.ApprovalDecision(
-                approver=decision.approver,
-                verdict=_VERDICT_NUMBERS[decision.verdict],
-                reason=decision.reason,
-                decided_at=timestamp(decision.decided_at),
-            )
-            for decision in approval.decisions
-        ],
-        created_at=timestamp(approval.created_at),
-        expires_at=timestamp(approval.expires_at),
-        version=approval.version,
-    )
-
-
 def write_submitted(outcome: ActionOutcome) -> action_pb2.SubmitActionResponse:
     """The answer to a submission."""
     message = action_pb2.SubmitActionResponse()
@@ -197,4 +162,5 @@ def write_submitted(outcome: ActionOutcome) -> action_pb2.SubmitActionResponse:
         fill_receipt(message.receipts.add(), receipt)
     if outcome.approval is not None:
         message.approval.CopyFrom(write_approval(outcome.approval))
+    message.joined = outcome.joined
     return message

@@ -1,7 +1,6 @@
 """ActionService: parse, call one method, format."""
 
 import threading
-import time
 from collections.abc import Iterator
 
 import grpc
@@ -15,24 +14,28 @@ from oars_grpc.transport.action_messages import (
     ACTION_STATES,
     read_request,
     write_action,
-    write_approval,
     write_submitted,
 )
 from oars_grpc.transport.answers import encoded, sent
+from oars_grpc.transport.approval_messages import write_approval
 from oars_grpc.transport.current_call import current_call, reauthorised_call
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.transport.policy_messages import write_decision
 from oars_grpc.transport.reading import NAME, Reader
 from oars_grpc.transport.receipt_messages import write_receipt
+from oars_grpc.transport.watching import WatchTime
 from oars_grpc.use_cases.action_change import ActionOutcome
 from oars_grpc.use_cases.actions import Actions
+from oars_grpc.use_cases.executions import Executions
 
 Context = grpc.ServicerContext
 MAXIMUM_REASON = 1024
 MAXIMUM_ERROR = 2048
-# How often a watch looks, and how long before the deadline it ends with its final event.
-WATCH_INTERVAL_SECONDS = 0.25
-WATCH_MARGIN_SECONDS = 0.5
+_OUTCOMES = (
+    action_pb2.OUTCOME_SUCCEEDED,
+    action_pb2.OUTCOME_FAILED,
+    action_pb2.OUTCOME_NOT_STARTED,
+)
 
 
 class ActionServicer(action_pb2_grpc.ActionServiceServicer):
@@ -41,11 +44,13 @@ class ActionServicer(action_pb2_grpc.ActionServiceServicer):
     def __init__(
         self,
         actions: Actions,
+        executions: Executions,
         metrics: Metrics,
         watch_seconds: float,
         draining: threading.Event,
     ) -> None:
         self._actions = actions
+        self._executions = executions
         self._metrics = metrics
         self._watch_seconds = watch_seconds
         self._draining = draining
@@ -95,29 +100,45 @@ class ActionServicer(action_pb2_grpc.ActionServiceServicer):
             next_page_token=page.next_page_token,
         )
 
+    def StartAction(
+        self, request: action_pb2.StartActionRequest, context: Context
+    ) -> action_pb2.StartActionResponse:
+        """Begin the execution."""
+        tenant_id, action_id = _named(request)
+        answer = self._executions.start(
+            current_call(), tenant_id, action_id, encoded(_write_started)
+        )
+        return sent(action_pb2.StartActionResponse, answer)
+
     def CompleteAction(
         self, request: action_pb2.CompleteActionRequest, context: Context
     ) -> action_pb2.CompleteActionResponse:
         """Record an outcome."""
         tenant_id, action_id = _named(request)
         reader = Reader()
-        failed = request.outcome == action_pb2.OUTCOME_FAILED
-        if not failed and request.outcome != action_pb2.OUTCOME_SUCCEEDED:
-            reader.wrong("outcome", "must be OUTCOME_SUCCEEDED or OUTCOME_FAILED")
-        error = reader.text(request.error, "error", MAXIMUM_ERROR, required=failed, lines=True)
-        if error and not failed:
-            reader.wrong("error", "is only for OUTCOME_FAILED")
+        outcome = request.outcome
+        if outcome not in _OUTCOMES:
+            names = ", ".join(map(action_pb2.Outcome.Name, _OUTCOMES))
+            reader.wrong("outcome", f"must be one of {names}")
+        succeeded = outcome == action_pb2.OUTCOME_SUCCEEDED
+        error = reader.text(
+            request.error, "error", MAXIMUM_ERROR, required=not succeeded, lines=True
+        )
+        if error and succeeded:
+            reader.wrong("error", "is not for OUTCOME_SUCCEEDED")
         given = request.HasField("output")
+        if given and outcome == action_pb2.OUTCOME_NOT_STARTED:
+            reader.wrong("output", "is not for OUTCOME_NOT_STARTED")
         output = reader.json_object(request.output, "output") if given else None
         reader.done()
-        answer = self._actions.complete(
-            current_call(),
-            tenant_id,
-            action_id,
-            output,
-            error if failed else None,
-            encoded(_write_completed),
-        )
+        call, answers = current_call(), encoded(_write_completed)
+        if outcome == action_pb2.OUTCOME_NOT_STARTED:
+            answer = self._executions.withdraw_start(call, tenant_id, action_id, error, answers)
+        else:
+            reported = None if succeeded else error
+            answer = self._executions.complete(
+                call, tenant_id, action_id, output, reported, answers
+            )
         return sent(action_pb2.CompleteActionResponse, answer)
 
     def CancelAction(
@@ -145,27 +166,23 @@ class ActionServicer(action_pb2_grpc.ActionServiceServicer):
     ) -> Iterator[action_pb2.WatchActionResponse]:
         """Send the action now and at every change, and always an explicit last event."""
         tenant_id, action_id = _named(request)
-        remaining = context.time_remaining()
-        lasts = self._watch_seconds
-        if remaining is not None:
-            lasts = min(lasts, remaining - WATCH_MARGIN_SECONDS)
-        ends = time.monotonic() + lasts
+        watch = WatchTime(context, self._watch_seconds, self._draining)
         sent_version = 0
         while context.is_active():
             # A watch lasts; what the caller may see can have changed since the last look.
             action = self._actions.get(reauthorised_call(), tenant_id, action_id).action
-            ending = time.monotonic() >= ends or self._draining.is_set()
-            final = action.state in TERMINAL_STATES or ending
+            final = action.state in TERMINAL_STATES or watch.is_over()
             if final or action.version != sent_version:
                 sent_version = action.version
                 yield action_pb2.WatchActionResponse(action=write_action(action), final=final)
             if final:
                 return
-            self._draining.wait(WATCH_INTERVAL_SECONDS)
+            watch.wait()
 
 
 def _named(
     request: action_pb2.GetActionRequest
+    | action_pb2.StartActionRequest
     | action_pb2.CompleteActionRequest
     | action_pb2.CancelActionRequest
     | action_pb2.ReleaseActionRequest
@@ -186,6 +203,15 @@ def _reason(request: action_pb2.CancelActionRequest | action_pb2.ReleaseActionRe
 def _effect_name(response: action_pb2.SubmitActionResponse) -> str:
     name: str = action_pb2.ActionState.Name(response.action.state)
     return name.removeprefix("ACTION_STATE_").lower()
+
+
+def _write_started(outcome: ActionOutcome) -> action_pb2.StartActionResponse:
+    return action_pb2.StartActionResponse(
+        action=write_action(outcome.action),
+        decision=write_decision(outcome.decision),
+        receipts=[write_receipt(receipt) for receipt in outcome.receipts],
+        approval=write_approval(outcome.approval) if outcome.approval else None,
+    )
 
 
 def _write_completed(outcome: ActionOutcome) -> action_pb2.CompleteActionResponse:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from oars_grpc.core.call import Call
-from oars_grpc.core.identity import Principal
+from oars_grpc.transport.identity import Identified
 
 # Who calls, as of now; raises where the caller may no longer call.
-Authorise = Callable[[], Principal]
+Authorise = Callable[[], Identified]
 
 
 @dataclass(slots=True)
@@ -17,15 +18,18 @@ class ServedCall:
 
     call: Call
     authorise: Authorise
+    identity_ends_at: datetime | None = None
     reply_headers: list[tuple[str, str]] = field(default_factory=list)
 
 
 _current: ContextVar[ServedCall] = ContextVar("oars_call")
 
 
-def set_current_call(call: Call, authorise: Authorise) -> ServedCall:
+def set_current_call(
+    call: Call, authorise: Authorise, identity_ends_at: datetime | None = None
+) -> ServedCall:
     """Make `call` the one that this thread serves."""
-    served = ServedCall(call, authorise)
+    served = ServedCall(call, authorise, identity_ends_at)
     _current.set(served)
     return served
 
@@ -49,8 +53,17 @@ def reauthorised_call() -> Call:
         PermissionDenied: the caller may no longer call this rpc.
     """
     served = _current.get()
-    served.call = replace(served.call, principal=served.authorise())
+    served.call = replace(served.call, principal=served.authorise().principal)
     return served.call
+
+
+def identity_seconds_left() -> float | None:
+    """For how long the caller is known still; None where no token sets a time.
+
+    A stream ends before that by its final event, rather than by a refusal.
+    """
+    ends_at = _current.get().identity_ends_at
+    return None if ends_at is None else (ends_at - datetime.now(UTC)).total_seconds()
 
 
 def add_reply_header(name: str, value: str) -> None:

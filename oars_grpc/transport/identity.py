@@ -8,6 +8,7 @@ off      development only: every call is one configured identity
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
@@ -23,6 +24,14 @@ from oars_grpc.transport.forwarded import HEADER, PeerCertificate, parse_forward
 from oars_grpc.transport.trusted_identities import TrustedIdentities
 
 Metadata = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """Who calls, and when that ends; None where nothing but the connection ends it."""
+
+    principal: Principal
+    ends_at: datetime | None = None
 
 
 class Authenticator(Protocol):

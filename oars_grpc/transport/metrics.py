@@ -25,12 +25,32 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.oidc_reloads = Counter(
+            "oars_oidc_reloads",
+            "Reloads of the OIDC file and of the key files that it names.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.key_fetches = Counter(
+            "oars_key_fetches",
+            "Questions to the URLs where OIDC issuers have their keys.",
+            ["outcome"],
+            registry=registry,
+        )
         self.expired_actions = Counter(
             "oars_expired_actions", "Actions whose permit or wait ran out.", registry=registry
         )
         self.expiry_failures = Counter(
             "oars_expiry_failures",
             "Actions that were due and could not be expired, once a round.",
+            registry=registry,
+        )
+        self.escalated_approvals = Counter(
+            "oars_escalated_approvals", "Stages of approvals past their time.", registry=registry
+        )
+        self.escalation_failures = Counter(
+            "oars_escalation_failures",
+            "Approvals that were overdue and could not be escalated, once a round.",
             registry=registry,
         )
         self.purged_outcomes = Counter(

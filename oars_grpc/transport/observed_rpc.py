@@ -23,6 +23,7 @@ class ObservedRpc:
     started: float = field(default_factory=time.monotonic)
     metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
     caller: str = ""
+    carried_by: str = ""
     trace_parent: str = ""
 
     def end(self, code: grpc.StatusCode, error: Exception | None = None) -> None:
@@ -37,6 +38,8 @@ class ObservedRpc:
             "request_id": self.request_id,
             "duration_ms": round(seconds * 1000, 3),
         }
+        if self.carried_by:
+            fields["carried_by"] = self.carried_by
         if self.trace_parent:
             fields["traceparent"] = self.trace_parent
         if error is None:

@@ -18,14 +18,14 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from oars_grpc.core.call import Call
-from oars_grpc.core.identity import Principal
 from oars_grpc.core.ports import Chance
 from oars_grpc.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from oars_grpc.transport import request_metadata
 from oars_grpc.transport.access import ACCESS, check_access
 from oars_grpc.transport.admission import OVERLOADED_RETRY_MS, BoundedPool, Pools, StreamPool
+from oars_grpc.transport.bearer import BearerAuthenticator
 from oars_grpc.transport.current_call import set_current_call
-from oars_grpc.transport.identity import Authenticator
+from oars_grpc.transport.identity import Identified
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.transport.observed_rpc import ObservedRpc
 from oars_grpc.transport.rate_limit import RateLimit
@@ -56,7 +56,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
     def __init__(
         self,
         *,
-        authenticator: Authenticator,
+        authenticator: BearerAuthenticator,
         rate_limit: RateLimit,
         chance: Chance,
         metrics: Metrics,
@@ -133,8 +133,8 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
             rpc = self._begin(method)
             with self._metrics.in_flight.track_inprogress():
                 try:
-                    principal = self._authorise(rpc, context)
-                    headers, request = self._receive(rpc, context, handler, requests, principal)
+                    identified = self._authorise(rpc, context)
+                    headers, request = self._receive(rpc, context, handler, requests, identified)
                     response = _serialized(behavior(request, context))
                 except grpc.RpcError:  # the call ended before its request came
                     rpc.end(grpc.StatusCode.CANCELLED)
@@ -157,9 +157,9 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         def serve(requests: Iterator[bytes], context: Context) -> Iterator[bytes]:
             rpc = self._begin(method)
             try:
-                principal = self._authorise(rpc, context)
+                identified = self._authorise(rpc, context)
                 with pool.place_of(rpc.caller):
-                    for response in self._responses(rpc, context, handler, requests, principal):
+                    for response in self._responses(rpc, context, handler, requests, identified):
                         yield _serialized(response)
             except (GeneratorExit, grpc.RpcError):  # the call ended under the answer, or before
                 rpc.end(grpc.StatusCode.CANCELLED)
@@ -177,10 +177,10 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         context: Context,
         handler: Handler,
         requests: Iterator[bytes],
-        principal: Principal | None,
+        identified: Identified | None,
     ) -> Iterator[Message]:
         if not handler.request_streaming:
-            _, request = self._receive(rpc, context, handler, requests, principal)
+            _, request = self._receive(rpc, context, handler, requests, identified)
             yield from _present(handler.unary_stream)(request, context)
             return
         with self._pools.conversations.including(context):
@@ -190,7 +190,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
     def _begin(self, method: str) -> ObservedRpc:
         return ObservedRpc(method, self._metrics, self._chance.new_id("req"))
 
-    def _authorise(self, rpc: ObservedRpc, context: Context) -> Principal | None:
+    def _authorise(self, rpc: ObservedRpc, context: Context) -> Identified | None:
         """The caller, who may call; None where nobody needs an identity.
 
         Comes before the request is even read: nothing is computed for a caller who may not call.
@@ -204,16 +204,17 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         access = ACCESS.get(rpc.method)
         if access is not None and access.roles is None:
             return None
-        principal = self._permitted(rpc, context)
-        self._rate_limit.check(principal.subject)
-        return principal
+        identified = self._permitted(rpc, context)
+        self._rate_limit.check(rpc.caller)
+        return identified
 
-    def _permitted(self, rpc: ObservedRpc, context: Context) -> Principal:
+    def _permitted(self, rpc: ObservedRpc, context: Context) -> Identified:
         """Who calls, as of now, if that identity may call the rpc."""
-        principal = self._authenticator.principal(context, rpc.metadata)
-        rpc.caller = principal.subject
+        identified = self._authenticator.identify(rpc.method, context, rpc.metadata)
+        principal = identified.principal
+        rpc.caller, rpc.carried_by = principal.subject, principal.carried_by
         check_access(principal, rpc.method)
-        return principal
+        return identified
 
     def _receive(
         self,
@@ -221,7 +222,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         context: Context,
         handler: Handler,
         requests: Iterator[bytes],
-        principal: Principal | None,
+        identified: Identified | None,
     ) -> tuple[list[tuple[str, str]], Message]:
         """The one request of a call, and the headers of its reply; a servicer may add to them."""
         with self._pools.awaiting_request.including(context):
@@ -232,10 +233,10 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         key = None
         if ACCESS[rpc.method].mutating:
             key = request_metadata.idempotency_key(rpc.metadata, rpc.method, request)
-        if principal is None:
+        if identified is None:
             return [], request
-        call = Call(principal, rpc.method.rpartition("/")[2], rpc.request_id, key)
-        served = set_current_call(call, lambda: self._permitted(rpc, context))
+        call = Call(identified.principal, rpc.method.rpartition("/")[2], rpc.request_id, key)
+        served = set_current_call(call, lambda: self._permitted(rpc, context), identified.ends_at)
         return served.reply_headers, request
 
     @staticmethod

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from oars_grpc.core.compiled_rule import RuleOutcome
 from oars_grpc.core.condition import MAX_LENGTH
 from oars_grpc.core.decision import Decision
-from oars_grpc.core.evaluation import RuleOutcome
 from oars_grpc.core.policy import (
     CombiningAlgorithm,
     Effect,
@@ -47,6 +47,7 @@ STATES: Mapping[int, PolicyState] = {
     policy_pb2.POLICY_STATE_DRAFT: PolicyState.DRAFT,
     policy_pb2.POLICY_STATE_PUBLISHED: PolicyState.PUBLISHED,
     policy_pb2.POLICY_STATE_SUPERSEDED: PolicyState.SUPERSEDED,
+    policy_pb2.POLICY_STATE_ARCHIVED: PolicyState.ARCHIVED,
 }
 _EFFECT_NUMBERS = inverse(EFFECTS)
 _COMBINING_NUMBERS = inverse(COMBINING)
@@ -92,6 +93,7 @@ def _read_rule(reader: Reader, message: policy_pb2.Rule, field: str) -> Rule:
         effect=reader.one_of(message.effect, f"{field}.effect", EFFECTS) or Effect.DENY,
         match=_read_match(reader, message.match, f"{field}.match"),
         condition=reader.text(message.condition, f"{field}.condition", MAX_LENGTH, lines=True),
+        workflow_id=message.workflow_id,
         priority=message.priority,
         description=reader.text(
             message.description, f"{field}.description", MAX_DESCRIPTION_LENGTH, lines=True
@@ -140,6 +142,7 @@ def _write_rule(rule: Rule) -> policy_pb2.Rule:
         priority=rule.priority,
         effect=_EFFECT_NUMBERS[rule.effect],
         condition=rule.condition,
+        workflow_id=rule.workflow_id,
         match=policy_pb2.RuleMatch(
             tool_ids=match.tool_ids,
             operations=match.operations,
@@ -169,6 +172,8 @@ def write_policy(policy: StoredPolicy) -> policy_pb2.Policy:
         document=write_document(policy.document) if policy.document else None,
         created_at=timestamp(policy.created_at),
         created_by=policy.created_by,
+        archived_at=timestamp(policy.archived_at) if policy.archived_at else None,
+        archived_by=policy.archived_by,
     )
 
 
@@ -206,6 +211,11 @@ def fill_decision(message: policy_pb2.Decision, decision: Decision) -> None:
         written.weight = signal.weight
         written.detail = signal.detail
     message.risk.operation_class = risk.operation_class.value
+    denial = decision.denial
+    if denial is not None:
+        message.denial.rule_ids.extend(denial.rule_ids)
+        message.denial.otherwise = _EFFECT_NUMBERS[denial.otherwise]
+        message.denial.missing_facts.extend(denial.missing_facts)
 
 
 def _fill_outcome(message: policy_pb2.RuleOutcome, rule: RuleOutcome, *, deciding: bool) -> None:

@@ -1,26 +1,32 @@
 """PolicyService: parse, call one method, format."""
 
+import threading
+
 import grpc
 
 from oars_grpc.core import ids
+from oars_grpc.core.decision import Decision
 from oars_grpc.core.ids import parse_id
 from oars_grpc.core.stored import StoredPolicy
 from oars_grpc.errors import InvalidArgument
-from oars_grpc.generated.oars.v1 import policy_pb2, policy_pb2_grpc
-from oars_grpc.transport.action_messages import read_asked
+from oars_grpc.generated.oars.v1 import policy_pb2
 from oars_grpc.transport.answers import encoded, sent
 from oars_grpc.transport.current_call import current_call
 from oars_grpc.transport.policy_messages import read_document, write_decision, write_policy
 from oars_grpc.transport.reading import Reader
+from oars_grpc.transport.replay_servicer import ReplayServicer
+from oars_grpc.transport.simulation_messages import read_trial
 from oars_grpc.use_cases.policies import Policies
+from oars_grpc.use_cases.replay import Replays
 
 Context = grpc.ServicerContext
 
 
-class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
+class PolicyServicer(ReplayServicer):
     """Serves `oars.v1.PolicyService`."""
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self, policies: Policies, replays: Replays, draining: threading.Event) -> None:
+        super().__init__(replays, draining)
         self._policies = policies
 
     def CreatePolicy(
@@ -53,6 +59,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             request.page_size,
             request.page_token,
             lambda policy: write_policy(policy).ByteSize(),
+            archived=request.include_archived,
         )
         return policy_pb2.ListPoliciesResponse(
             policies=[write_policy(policy) for policy in page.policies],
@@ -79,34 +86,32 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         )
         return sent(policy_pb2.RollbackPolicyResponse, answer)
 
+    def ArchivePolicy(
+        self, request: policy_pb2.ArchivePolicyRequest, context: Context
+    ) -> policy_pb2.ArchivePolicyResponse:
+        """Put a policy away."""
+        tenant_id, policy_id = _named(request)
+        answer = self._policies.archive(
+            current_call(), tenant_id, policy_id, encoded(_write_archived)
+        )
+        return sent(policy_pb2.ArchivePolicyResponse, answer)
+
     def SimulatePolicy(
         self, request: policy_pb2.SimulatePolicyRequest, context: Context
     ) -> policy_pb2.SimulatePolicyResponse:
         """Try a document on a hypothetical action."""
         call = current_call()
         tenant_id = call.tenant(Reader.checked_tenant_id(request.tenant_id))
-        reader = Reader()
-        asked = read_asked(
-            reader,
-            call.principal,
-            tenant_id,
-            agent_id=request.agent_id,
-            user_id=request.user_id,
-            resource=request.resource,
-            context=request.context,
-            input_=request.input,
-        )
-        at = reader.moment(request.time, "time") if request.HasField("time") else None
-        reader.done()
-        document = read_document(request.document) if request.HasField("document") else None
-        decision = self._policies.simulate(call, asked, document, at)
-        return policy_pb2.SimulatePolicyResponse(decision=write_decision(decision))
+        trial = read_trial(request, call.principal, tenant_id)
+        answer = self._policies.simulation.simulate(call, trial, encoded(_write_simulated))
+        return sent(policy_pb2.SimulatePolicyResponse, answer)
 
 
 def _named(
     request: policy_pb2.GetPolicyRequest
     | policy_pb2.PublishPolicyRequest
-    | policy_pb2.RollbackPolicyRequest,
+    | policy_pb2.RollbackPolicyRequest
+    | policy_pb2.ArchivePolicyRequest,
 ) -> tuple[str, str]:
     """Tenant (may be left out) and policy that a request names."""
     tenant_id = Reader.checked_tenant_id(request.tenant_id)
@@ -123,3 +128,11 @@ def _write_published(policy: StoredPolicy) -> policy_pb2.PublishPolicyResponse:
 
 def _write_rolled_back(policy: StoredPolicy) -> policy_pb2.RollbackPolicyResponse:
     return policy_pb2.RollbackPolicyResponse(policy=write_policy(policy))
+
+
+def _write_archived(policy: StoredPolicy) -> policy_pb2.ArchivePolicyResponse:
+    return policy_pb2.ArchivePolicyResponse(policy=write_policy(policy))
+
+
+def _write_simulated(decision: Decision) -> policy_pb2.SimulatePolicyResponse:
+    return policy_pb2.SimulatePolicyResponse(decision=write_decision(decision))

@@ -8,6 +8,8 @@ from limits import RateLimitItem, parse
 
 from oars_grpc.errors import ResourceExhausted
 
+_MANY = 10_000
+
 
 @dataclass(slots=True)
 class _Window:
@@ -18,8 +20,8 @@ class _Window:
 class RateLimit:
     """At most `rate` (such as `500/second`) calls of each identity on this server.
 
-    Windows are fixed and begin with a call. Identities are those of the trusted file, so that
-    nothing needs to be put away: a store that expires entries would cost each call more than this.
+    Windows are fixed and begin with a call. A store that expires entries would cost each call more
+    than this; those of people, whom an issuer may have many of, are put away when there are many.
     """
 
     def __init__(self, rate: str) -> None:
@@ -27,6 +29,7 @@ class RateLimit:
         self._seconds = self._item.get_expiry()
         self._lock = Lock()
         self._windows: dict[str, _Window] = {}
+        self._next_sweep = _MANY
 
     def check(self, subject: str) -> None:
         """Count one call.
@@ -38,6 +41,8 @@ class RateLimit:
         with self._lock:
             window = self._windows.get(subject)
             if window is None or now >= window.ends:
+                if window is None and len(self._windows) >= self._next_sweep:
+                    self._forget_ended(now)
                 window = self._windows[subject] = _Window(now + self._seconds, 0)
             window.calls += 1
             over = window.calls > self._item.amount
@@ -46,3 +51,10 @@ class RateLimit:
                 f"identity {subject} is over its rate of {self._item}",
                 retry_after_ms=max(1, round((window.ends - now) * 1000)),
             )
+
+    def _forget_ended(self, now: float) -> None:
+        self._windows = {
+            subject: window for subject, window in self._windows.items() if now < window.ends
+        }
+        # Twice what is left: seldom enough to cost a call next to nothing.
+        self._next_sweep = max(_MANY, 2 * len(self._windows))

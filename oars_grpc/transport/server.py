@@ -14,6 +14,8 @@ from oars_grpc.generated.oars.v1 import (
     action_pb2_grpc,
     approval_pb2,
     approval_pb2_grpc,
+    approver_pb2,
+    approver_pb2_grpc,
     control_pb2,
     control_pb2_grpc,
     evidence_pb2,
@@ -30,6 +32,7 @@ from oars_grpc.generated.oars.v1 import (
 from oars_grpc.transport.action_servicer import ActionServicer
 from oars_grpc.transport.admission import BoundedPool, Pools, StreamPool
 from oars_grpc.transport.approval_servicer import ApprovalServicer
+from oars_grpc.transport.approver_servicer import ApproverServicer
 from oars_grpc.transport.control_servicer import ControlServicer
 from oars_grpc.transport.credentials import TlsFiles, add_port, add_socket_port, tls_credentials
 from oars_grpc.transport.evidence_servicer import EvidenceServicer
@@ -41,13 +44,19 @@ from oars_grpc.transport.receipt_servicer import ReceiptServicer
 from oars_grpc.transport.retention_servicer import RetentionServicer
 from oars_grpc.transport.tenant_servicer import TenantServicer
 from oars_grpc.use_cases.actions import Actions
+from oars_grpc.use_cases.approval_lists import ApprovalLists
+from oars_grpc.use_cases.approval_watch import ApprovalWatches
 from oars_grpc.use_cases.approvals import Approvals
+from oars_grpc.use_cases.approver_keys import ApproverKeys
 from oars_grpc.use_cases.controls import Controls
 from oars_grpc.use_cases.evidence import Evidence
+from oars_grpc.use_cases.executions import Executions
 from oars_grpc.use_cases.legal_holds import LegalHolds
 from oars_grpc.use_cases.log import Log
 from oars_grpc.use_cases.policies import Policies
 from oars_grpc.use_cases.receipts import Receipts
+from oars_grpc.use_cases.replay import Replays
+from oars_grpc.use_cases.second_factors import SecondFactors
 from oars_grpc.use_cases.tenants import Tenants
 from oars_grpc.use_cases.verification import ReceiptVerifier
 
@@ -65,6 +74,7 @@ SERVICES = tuple(
     for descriptor, name in (
         (action_pb2.DESCRIPTOR, "ActionService"),
         (approval_pb2.DESCRIPTOR, "ApprovalService"),
+        (approver_pb2.DESCRIPTOR, "ApproverService"),
         (control_pb2.DESCRIPTOR, "ControlService"),
         (evidence_pb2.DESCRIPTOR, "EvidenceService"),
         (policy_pb2.DESCRIPTOR, "PolicyService"),
@@ -90,10 +100,16 @@ class UseCases:
     """What the services call."""
 
     actions: Actions
+    executions: Executions
     approvals: Approvals
+    approval_lists: ApprovalLists
+    approval_watches: ApprovalWatches
+    second_factors: SecondFactors
+    approver_keys: ApproverKeys
     controls: Controls
     evidence: Evidence
     policies: Policies
+    replays: Replays
     receipts: Receipts
     holds: LegalHolds
     log: Log
@@ -156,10 +172,27 @@ class OarsServer:
     def _add_services(self, use_cases: UseCases, limits: ServerLimits, metrics: Metrics) -> None:
         server = self._server
         action_pb2_grpc.add_ActionServiceServicer_to_server(
-            ActionServicer(use_cases.actions, metrics, limits.watch_seconds, self._draining), server
+            ActionServicer(
+                use_cases.actions,
+                use_cases.executions,
+                metrics,
+                limits.watch_seconds,
+                self._draining,
+            ),
+            server,
         )
         approval_pb2_grpc.add_ApprovalServiceServicer_to_server(
-            ApprovalServicer(use_cases.approvals), server
+            ApprovalServicer(
+                use_cases.approvals,
+                use_cases.approval_lists,
+                use_cases.approval_watches,
+                limits.watch_seconds,
+                self._draining,
+            ),
+            server,
+        )
+        approver_pb2_grpc.add_ApproverServiceServicer_to_server(
+            ApproverServicer(use_cases.second_factors, use_cases.approver_keys), server
         )
         control_pb2_grpc.add_ControlServiceServicer_to_server(
             ControlServicer(use_cases.controls), server
@@ -168,7 +201,7 @@ class OarsServer:
             EvidenceServicer(use_cases.evidence, self._draining), server
         )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(
-            PolicyServicer(use_cases.policies), server
+            PolicyServicer(use_cases.policies, use_cases.replays, self._draining), server
         )
         receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(
             ReceiptServicer(use_cases.receipts, use_cases.log, use_cases.verifier), server

@@ -24,6 +24,7 @@ from oars_grpc.transport.key_messages import (
     write_rotation,
 )
 from oars_grpc.transport.reading import Reader
+from oars_grpc.transport.workflow_messages import read_workflows, write_workflow
 from oars_grpc.transport.writing import timestamp
 from oars_grpc.use_cases.log import Log
 from oars_grpc.use_cases.tenants import Tenants
@@ -140,6 +141,7 @@ def _read(
         ),
         risk=_risk(reader, message.risk_weights),
         retention_days=message.retention_days,
+        workflows=read_workflows(reader, message.workflows),
     )
     if not 0 <= settings.retention_days <= MAXIMUM_RETENTION_DAYS:
         problem = f"must be from 1 to {MAXIMUM_RETENTION_DAYS}, or 0 to keep payloads for good"
@@ -172,6 +174,7 @@ def write_tenant(tenant: Tenant) -> tenant_pb2.Tenant:
             approval_seconds=tenant.settings.approval_seconds,
             risk_weights=tenant.settings.risk.to_json(),
             retention_days=tenant.settings.retention_days,
+            workflows=[write_workflow(workflow) for workflow in tenant.settings.workflows],
         ),
         created_at=timestamp(tenant.created_at),
         version=tenant.version,

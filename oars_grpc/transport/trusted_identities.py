@@ -10,21 +10,19 @@ Strict: an unknown field, a duplicate or a wrong type refuses the file. The serv
 on a broken file; a broken change keeps the old one and says so loudly.
 """
 
-import json
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import structlog
-
-from oars_grpc.core.identity import ANY_TENANT, Principal, Role
+from oars_grpc.core.identity import ANY_TENANT, PERSON_PREFIX, Principal, Role
 from oars_grpc.core.tenant import TENANT_ID
 from oars_grpc.errors import ConfigurationError, Unauthenticated
 from oars_grpc.transport.forwarded import PeerCertificate
+from oars_grpc.transport.reloading_file import ReloadingFile
+from oars_grpc.transport.strict_json import strict_json
 
 _FIELDS = {
     "spiffeId",
@@ -40,9 +38,6 @@ _FIELDS = {
 }
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAXIMUM_ENTRIES = 100_000
-_RECHECK_SECONDS = 1.0
-
-_log = structlog.get_logger("oars.identities")
 
 
 def parse_identities(text: str) -> Mapping[str, Principal]:
@@ -52,8 +47,8 @@ def parse_identities(text: str) -> Mapping[str, Principal]:
         ConfigurationError: naming the entry and what is wrong with it.
     """
     try:
-        entries = json.loads(text, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
+        entries = strict_json(text)
+    except ValueError as error:
         raise ConfigurationError(f"not JSON: {error}") from error
     if not isinstance(entries, list) or len(entries) > _MAXIMUM_ENTRIES:
         raise ConfigurationError("must be a JSON list of identities")
@@ -69,13 +64,6 @@ def parse_identities(text: str) -> Mapping[str, Principal]:
     return found
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a member is given twice")
-    return value
-
-
 def _principal(entry: Any) -> Principal:
     if not isinstance(entry, dict):
         raise ValueError("must be an object")
@@ -87,6 +75,8 @@ def _principal(entry: Any) -> Principal:
     subject = _text(entry, "spiffeId" if "spiffeId" in entry else "subject")
     if "spiffeId" in entry and not subject.startswith("spiffe://"):
         raise ValueError("spiffeId must begin with spiffe://")
+    if subject.startswith(PERSON_PREFIX):
+        raise ValueError(f"subject must not begin with {PERSON_PREFIX}: that is a token's person")
     fingerprint = _text(entry, "fingerprintSha256", default="").lower().replace(":", "")
     if fingerprint and not _FINGERPRINT.fullmatch(fingerprint):
         raise ValueError("fingerprintSha256 must be 64 hex digits")
@@ -140,6 +130,20 @@ def _attributes(value: Any) -> Mapping[str, str]:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Identities:
+    """One reading of the file.
+
+    `seen` has, by name, the identity as its certificate was seen last.
+    """
+
+    by_name: Mapping[str, Principal]
+    seen: dict[str, Principal] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+
 class TrustedIdentities:
     """The file's identities, read again when it changes; looked at no more than once a second."""
 
@@ -150,15 +154,13 @@ class TrustedIdentities:
         monotonic: Callable[[], float] = time.monotonic,
         on_reload: Callable[[bool], None] = lambda _ok: None,
     ) -> None:
-        self._path = path
-        self._monotonic = monotonic
-        self._on_reload = on_reload
-        self._lock = threading.Lock()
-        self._signature = self._stat()
-        self._identities = self._read()
-        # By name: an entry of the file, and the identity as its certificate was seen last.
-        self._seen: dict[str, tuple[Principal, Principal]] = {}
-        self._next_check = monotonic() + _RECHECK_SECONDS
+        self._file = ReloadingFile(
+            path,
+            lambda text: _Identities(parse_identities(text)),
+            what="trusted identities",
+            monotonic=monotonic,
+            on_reload=on_reload,
+        )
 
     def principal(self, certificate: PeerCertificate) -> Principal:
         """Who a verified certificate stands for.
@@ -166,10 +168,10 @@ class TrustedIdentities:
         Raises:
             Unauthenticated: it is not in the file, or the file pins another certificate.
         """
-        self._refresh()
+        identities = self._file.content()
         # A certificate with a SPIFFE id is that workload; its subject is decoration.
         name = certificate.spiffe_id or certificate.subject
-        known = self._identities.get(name)
+        known = identities.by_name.get(name)
         if known is None:
             raise Unauthenticated(
                 f"certificate {name or 'without a name'} is valid but is not a trusted identity",
@@ -180,7 +182,12 @@ class TrustedIdentities:
                 f"identity {name} is pinned to another certificate",
                 reason="CERTIFICATE_NOT_PINNED",
             )
-        return self._with_fingerprint(known, certificate.fingerprint_sha256)
+        seen = identities.seen.get(name)
+        if seen is None or seen.fingerprint_sha256 != certificate.fingerprint_sha256:
+            # Made once for each certificate: a call shows the one that the last one showed.
+            seen = replace(known, fingerprint_sha256=certificate.fingerprint_sha256)
+            identities.seen[name] = seen
+        return seen
 
     def by_subject(self, subject: str) -> Principal:
         """The identity of a name, without a certificate: for development with TLS off.
@@ -188,56 +195,9 @@ class TrustedIdentities:
         Raises:
             Unauthenticated: it is not in the file.
         """
-        self._refresh()
-        known = self._identities.get(subject)
+        known = self._file.content().by_name.get(subject)
         if known is None:
             raise Unauthenticated(
                 f"{subject} is not a trusted identity", reason="IDENTITY_NOT_TRUSTED"
             )
         return known
-
-    def _refresh(self) -> None:
-        if self._monotonic() < self._next_check or not self._lock.acquire(blocking=False):
-            return
-        try:
-            self._next_check = self._monotonic() + _RECHECK_SECONDS
-            signature = self._stat()
-            if signature == self._signature:
-                return
-            self._signature = signature  # a broken file is reported once, not every second
-            self._identities = self._read()
-            self._seen.clear()
-        except ConfigurationError as error:
-            _log.error("trusted identities not reloaded, the old ones stay", error=error.message)
-            self._on_reload(False)
-        else:
-            _log.info("trusted identities reloaded", count=len(self._identities))
-            self._on_reload(True)
-        finally:
-            self._lock.release()
-
-    def _stat(self) -> tuple[int, int, int]:
-        try:
-            status = self._path.stat()
-        except OSError as error:
-            raise ConfigurationError(f"{self._path}: {error.strerror}") from error
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    def _read(self) -> Mapping[str, Principal]:
-        try:
-            return parse_identities(self._path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{self._path}: {error}") from error
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{self._path}: {error.message}") from error
-
-    def _with_fingerprint(self, known: Principal, fingerprint: str) -> Principal:
-        """The identity with the fingerprint of the certificate that was really shown."""
-        seen = self._seen.get(known.subject)
-        if seen is None or seen[0] is not known or seen[1].fingerprint_sha256 != fingerprint:
-            # Made once for each certificate: a call shows the one that the last one showed.
-            seen = self._seen[known.subject] = (
-                known,
-                replace(known, fingerprint_sha256=fingerprint),
-            )
-        return seen[1]

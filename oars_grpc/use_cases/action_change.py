@@ -1,18 +1,18 @@
 """Changes an action that exists: load, let a step record what happens, commit, or try again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from dataclasses import dataclass, replace
 
-from oars_grpc.core import ids
+import orjson
+
 from oars_grpc.core.action import Action
 from oars_grpc.core.approval import Approval, ApprovalState, close_approval
 from oars_grpc.core.call import Answer, Call, Encode, IdempotencyScope
+from oars_grpc.core.canonical import sha256_hex
 from oars_grpc.core.decision import Decision
 from oars_grpc.core.identity import Principal, Role
 from oars_grpc.core.ports import Chance, Clock, Ledger
-from oars_grpc.core.receipt import Receipt, format_time
+from oars_grpc.core.receipt import Receipt
 from oars_grpc.core.stored import Basis, StoredAction
 from oars_grpc.errors import NotFound
 from oars_grpc.use_cases.bases import Bases
@@ -21,7 +21,6 @@ from oars_grpc.use_cases.recorder import Plan, Recorder, commit_plan
 
 # Roles that see only what they submitted themselves.
 OWN_ACTIONS_ONLY = frozenset({Role.AGENT, Role.GATEWAY})
-REQUIRED_APPROVALS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class ActionOutcome:
     decision: Decision
     receipts: tuple[Receipt, ...]
     approval: Approval | None = None
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +61,6 @@ def check_visible(
     raise NotFound(f"action {action_id} is not found", reason="ACTION_NOT_FOUND")
 
 
-def approval_json(approval: Approval) -> dict[str, Any]:
-    """What a receipt says about the approval that an action waits for."""
-    return {
-        "approvalId": approval.approval_id,
-        "requiredApprovals": approval.required_approvals,
-        "expiresAt": format_time(approval.expires_at),
-    }
-
-
-def new_approval(recorder: Recorder, basis: Basis, chance: Chance) -> Approval:
-    """A pending approval, bound to the action by its digest."""
-    return Approval(
-        approval_id=chance.new_id(ids.APPROVAL),
-        tenant_id=basis.tenant.tenant_id,
-        action_id=recorder.action.action_id,
-        action_digest=recorder.action.action_digest,
-        policy_digest=basis.policy.digest,
-        state=ApprovalState.PENDING,
-        required_approvals=REQUIRED_APPROVALS,
-        decisions=(),
-        created_at=recorder.now,
-        expires_at=recorder.now + timedelta(seconds=basis.tenant.settings.approval_seconds),
-        version=1,
-    )
-
-
 class ActionChanger:
     """Runs steps on stored actions."""
 
@@ -104,13 +78,17 @@ class ActionChanger:
         action_id: str,
         step: Step,
         encode: Encode[ActionOutcome],
+        *,
+        fresh: bool = False,
     ) -> Answer:
         """Change an action on behalf of a caller who may see it."""
         found = self._ledger.find_action(tenant_ids, action_id)
         stored = check_visible(call.principal, found, action_id)
         tenant_id = stored.action.request.tenant_id
         scope = call.scope(tenant_id)
-        return self.run_in_tenant(tenant_id, action_id, scope, step, encode, found=stored)
+        return self.run_in_tenant(
+            tenant_id, action_id, scope, step, encode, found=stored, fresh=fresh
+        )
 
     def run_in_tenant(
         self,
@@ -120,8 +98,13 @@ class ActionChanger:
         step: Step,
         encode: Encode[ActionOutcome],
         found: StoredAction | None = None,
+        *,
+        fresh: bool = False,
     ) -> Answer:
-        """Change an action of a known tenant; `found` is the action if it was just read."""
+        """Change an action of a known tenant; `found` is the action if it was just read.
+
+        With `fresh` the step is given a basis that was just read, with its policy's document.
+        """
         just_read = found
 
         def attempt(basis: Basis) -> Plan:
@@ -147,14 +130,31 @@ class ActionChanger:
             outcome = ActionOutcome(recorder.action, stored.decision, recorder.receipts, approval)
             return Plan(change, encode(outcome))
 
-        return commit_plan(self._ledger, self.bases, tenant_id, scope, attempt)
+        return commit_plan(self._ledger, self.bases, tenant_id, scope, attempt, fresh=fresh)
 
-    def closed_approval(self, stored: StoredAction, state: ApprovalState) -> ApprovalChange | None:
-        """The action's pending approval, ended along with the action; None if it has none."""
+    def with_input(self, action: Action) -> Action | None:
+        """A stored action with its input; None where that was erased.
+
+        Raises:
+            RuntimeError: the stored input is not the one that was asked about.
+        """
+        found = self._ledger.find_input(action.request.tenant_id, action.action_id)
+        if found is None:
+            return None
+        if sha256_hex(found) != action.input_digest:
+            raise RuntimeError(f"the stored input of {action.action_id} does not have its digest")
+        return replace(action, request=replace(action.request, input=orjson.loads(found)))
+
+    def approval_of(self, stored: StoredAction) -> Approval | None:
+        """The approval that the action waits for or was approved by."""
         action = stored.action
         if not action.approval_id:
             return None
-        approval = self._ledger.find_approval([action.request.tenant_id], action.approval_id)
+        return self._ledger.find_approval([action.request.tenant_id], action.approval_id)
+
+    def closed_approval(self, stored: StoredAction, state: ApprovalState) -> ApprovalChange | None:
+        """The action's pending approval, ended along with the action; None if it has none."""
+        approval = self.approval_of(stored)
         if approval is None or approval.state is not ApprovalState.PENDING:
             return None
         return ApprovalChange(close_approval(approval, state), approval.version)

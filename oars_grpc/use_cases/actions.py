@@ -1,32 +1,37 @@
 """Submits actions, follows them, and records what came of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from oars_grpc.core import ids
-from oars_grpc.core.action import Action, ActionRequest, ActionState, Execution
+from oars_grpc.core.action import (
+    Action,
+    ActionRequest,
+    ActionState,
+    Execution,
+    check_transition,
+)
 from oars_grpc.core.approval import Approval, ApprovalState
 from oars_grpc.core.call import Answer, Call, Encode
-from oars_grpc.core.canonical import canonical_json, sha256_hex
+from oars_grpc.core.canonical import sha256_hex
 from oars_grpc.core.decision import Decision, decide, decision_for_receipt
 from oars_grpc.core.page_token import PageTokens, page_limit, take_page
 from oars_grpc.core.policy import Effect
 from oars_grpc.core.policy_document import CompiledPolicy
 from oars_grpc.core.ports import Chance, Clock, Ledger
-from oars_grpc.core.receipt import caller_json, format_time
+from oars_grpc.core.receipt import APPROVAL_JOINED, caller_json, format_time
 from oars_grpc.core.stored import ActionFilter, Basis, StoredAction
-from oars_grpc.errors import FailedPrecondition, PermissionDenied
+from oars_grpc.errors import FailedPrecondition
 from oars_grpc.use_cases.action_change import (
     OWN_ACTIONS_ONLY,
     ActionChanger,
     ActionOutcome,
     ApprovalChange,
-    approval_json,
     check_visible,
-    new_approval,
 )
+from oars_grpc.use_cases.grants import approval_json, new_approval, plan_of
 from oars_grpc.use_cases.keyring import Keyring, PolicyShelf
 from oars_grpc.use_cases.recorder import Plan, Recorder, commit_plan
 
@@ -86,7 +91,11 @@ class Actions:
                 recorder.now,
                 input_bytes=input_bytes,
             )
-            approval = self._record_decision(recorder, decision, basis)
+            if decision.effect is Effect.APPROVE:
+                joined = self._join(call, recorder, basis, encode)
+                if joined is not None:
+                    return joined
+            approval = self._record_decision(recorder, decision, policy, basis)
             change = recorder.finish(decision, approval=approval, expected_revision=basis.revision)
             outcome = ActionOutcome(recorder.action, decision, recorder.receipts, approval)
             return Plan(change, encode(outcome))
@@ -119,45 +128,6 @@ class Actions:
         token = self._tokens.issue(listing, page[-1].action.action_id) if more else ""
         return ActionPage(page, token)
 
-    def complete(
-        self,
-        call: Call,
-        tenant_id: str,
-        action_id: str,
-        output: Mapping[str, Any] | None,
-        error: str | None,
-        encode: Encode[ActionOutcome],
-    ) -> Answer:
-        """Record the outcome that the action's own caller reports; `error` None means success."""
-        output_digest = "" if output is None else sha256_hex(canonical_json(output))
-        outcome = {
-            "status": "succeeded" if error is None else "failed",
-            "outputDigest": output_digest,
-            "errorDigest": "" if error is None else sha256_hex(error.encode()),
-        }
-        state = ActionState.EXECUTED if error is None else ActionState.FAILED
-
-        def step(recorder: Recorder, stored: StoredAction, _basis: Basis) -> None:
-            if stored.action.request.caller.subject != call.principal.subject:
-                raise PermissionDenied(
-                    "only the caller that submitted an action reports its outcome",
-                    reason="NOT_THE_CALLER",
-                )
-            # Upkeep will expire it within seconds; the answer must not hang on who comes first.
-            ends = stored.action.expires_at
-            if stored.action.state is ActionState.APPROVED and ends and recorder.now >= ends:
-                raise FailedPrecondition(
-                    f"the permit ended at {ends.isoformat()}", reason="PERMIT_EXPIRED"
-                )
-            detail = {
-                "policy": stored.decision.policy.to_json(),
-                "outcome": outcome,
-                "reportedBy": caller_json(call.principal),
-            }
-            recorder.move(state, detail, output_digest=output_digest, error=error or "")
-
-        return self._changer.run(call, call.tenants(tenant_id), action_id, step, encode)
-
     def cancel(
         self,
         call: Call,
@@ -187,10 +157,34 @@ class Actions:
         reason: str,
         encode: Encode[ActionOutcome],
     ) -> Answer:
-        """Take an action out of quarantine; people then decide it."""
+        """Take an action out of quarantine; people then decide it, and not who released it.
+
+        Who they are is for the policy that is published now to say.
+        """
 
         def step(recorder: Recorder, stored: StoredAction, basis: Basis) -> ApprovalChange:
-            approval = new_approval(recorder, basis, self._chance)
+            check_transition(stored.action.state, ActionState.APPROVAL_REQUIRED)
+            action = self._changer.with_input(stored.action)
+            if action is None:
+                raise FailedPrecondition("the input was erased", reason="INPUT_ERASED")
+            policy = self._policies.compiled(basis.policy)
+            decision = decide(
+                action.request,
+                basis.policy.reference(),
+                policy,
+                basis.tenant.settings.risk,
+                recorder.now,
+            )
+            if decision.effect is Effect.DENY:
+                raise FailedPrecondition(
+                    f"policy denies this action now: {decision.evaluation.explanation}",
+                    reason="POLICY_DENIES",
+                )
+            plan = plan_of(decision, policy.document, basis)
+            shown = (action, stored.decision)
+            approval = new_approval(
+                recorder, basis, shown, plan, self._chance, tuple(sorted(call.principal.names()))
+            )
             detail = {
                 "policy": stored.decision.policy.to_json(),
                 "approval": approval_json(approval),
@@ -205,7 +199,36 @@ class Actions:
             )
             return ApprovalChange(approval, 0)
 
-        return self._changer.run(call, call.tenants(tenant_id), action_id, step, encode)
+        tenants = call.tenants(tenant_id)
+        return self._changer.run(call, tenants, action_id, step, encode, fresh=True)
+
+    def _join(
+        self, call: Call, recorder: Recorder, basis: Basis, encode: Encode[ActionOutcome]
+    ) -> Plan | None:
+        """The plan of joining the same action where it waits already; None where none does.
+
+        A storm of retries is one question to people, and one grant.
+        """
+        asked = recorder.action
+        tenant_id = asked.request.tenant_id
+        pending = self._ledger.find_pending(
+            tenant_id, asked.action_digest, basis.policy.digest, recorder.now
+        )
+        if pending is None:
+            return None
+        stored = self._ledger.find_action([tenant_id], pending.action_id)
+        if stored is None or stored.action.state is not ActionState.APPROVAL_REQUIRED:
+            return None  # decided between the two looks
+        again = self._recorder(stored.action, basis, recorder.now)
+        detail = {
+            "policy": stored.decision.policy.to_json(),
+            "approval": {"approvalId": pending.approval_id, "actionDigest": asked.action_digest},
+            "joinedBy": caller_json(call.principal),
+        }
+        again.note(APPROVAL_JOINED, detail)
+        change = again.finish(stored.decision, expected_revision=basis.revision)
+        outcome = ActionOutcome(again.action, stored.decision, again.receipts, pending, joined=True)
+        return Plan(change, encode(outcome))
 
     def _compiled(self, basis: Basis) -> CompiledPolicy | None:
         """The policy of a basis; None where that is a kept one and the policy was put away."""
@@ -230,13 +253,16 @@ class Actions:
             last_sequence=0,
             last_receipt_digest="",
         )
-        key = self._keyring.open(basis.signing_key)
-        recorder = Recorder(action, key=key, chance=self._chance, now=now)
+        recorder = self._recorder(action, basis, now)
         recorder.note("action.requested", {"requestId": call.request_id})
         return recorder
 
+    def _recorder(self, action: Action, basis: Basis, now: datetime) -> Recorder:
+        key = self._keyring.open(basis.signing_key)
+        return Recorder(action, key=key, chance=self._chance, now=now)
+
     def _record_decision(
-        self, recorder: Recorder, decision: Decision, basis: Basis
+        self, recorder: Recorder, decision: Decision, policy: CompiledPolicy, basis: Basis
     ) -> Approval | None:
         """Take the state that the effect asks for."""
         settings = basis.tenant.settings
@@ -251,7 +277,9 @@ class Actions:
                 detail["permit"] = {"expiresAt": format_time(permit_ends)}
                 recorder.move(ActionState.APPROVED, detail, expires_at=permit_ends)
             case Effect.APPROVE:
-                approval = new_approval(recorder, basis, self._chance)
+                plan = plan_of(decision, policy.document, basis)
+                shown = (recorder.action, decision)
+                approval = new_approval(recorder, basis, shown, plan, self._chance)
                 detail["approval"] = approval_json(approval)
                 recorder.move(
                     ActionState.APPROVAL_REQUIRED,

@@ -7,7 +7,6 @@ from functools import lru_cache
 from threading import Lock
 
 from oars_grpc.core.keys import (
-    NONCE_BYTES,
     SEED_BYTES,
     KeyPurpose,
     KeyState,
@@ -21,6 +20,7 @@ from oars_grpc.core.keys import (
 from oars_grpc.core.policy import PolicyDocument
 from oars_grpc.core.policy_document import CompiledPolicy, validate_document
 from oars_grpc.core.ports import Chance, Clock
+from oars_grpc.core.sealing import NONCE_BYTES
 from oars_grpc.core.stored import StoredPolicy
 from oars_grpc.errors import ResourceExhausted
 

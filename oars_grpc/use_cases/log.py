@@ -5,18 +5,11 @@ the checkpoint that it is handed out with (`core/log_tree.py`); a contradiction 
 never a proof.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from oars_grpc.core.call import Call
-from oars_grpc.core.checkpoint import (
-    Checkpoint,
-    InclusionProof,
-    checkpoint_verifier,
-    format_proof,
-    log_origin,
-    parse_checkpoint,
-)
-from oars_grpc.core.keys import KeyPurpose, TrustedKey
+from oars_grpc.core.checkpoint import InclusionProof, format_proof
+from oars_grpc.core.keys import TrustedKey
 from oars_grpc.core.log import (
     CompletenessBegin,
     CompletenessEnd,
@@ -32,10 +25,10 @@ from oars_grpc.core.log import (
 )
 from oars_grpc.core.log_tree import LogTree, check_run, leaf_derived
 from oars_grpc.core.merkle import append, plan_consistency, plan_inclusion
-from oars_grpc.core.note import Verifier, parse_note, verified_by
 from oars_grpc.core.ports import ReceiptStore
-from oars_grpc.errors import FailedPrecondition, InvalidArgument, NotFound
+from oars_grpc.errors import InvalidArgument, NotFound
 from oars_grpc.use_cases.action_change import OWN_ACTIONS_ONLY
+from oars_grpc.use_cases.log_ends import KeptCheckpoints, check_continued, check_reached
 from oars_grpc.use_cases.signed_logs import SignedLogs, naming
 
 # Leaves read at a time, payloads and all: at most 16 MB of them.
@@ -47,7 +40,7 @@ class Log:
 
     def __init__(self, *, store: LogStore, receipts: ReceiptStore, logs: SignedLogs) -> None:
         self._store = store
-        self._receipts = receipts
+        self._kept = KeptCheckpoints(receipts, logs.prefix)
         self._logs = logs
 
     def vkey(self, key: TrustedKey) -> str:
@@ -115,22 +108,15 @@ class Log:
         """
         authorised().principal.check_tenant(tenant_id)
         head = self._logs.head(tenant_id)
-        verifiers = self._verifiers(tenant_id)
-        start, end = (
-            self._given(note, field, tenant_id, verifiers)
-            for note, field in ((from_note, "from_checkpoint"), (to_note, "to_checkpoint"))
+        start, end = self._kept.read(
+            tenant_id, [(from_note, "from_checkpoint"), (to_note, "to_checkpoint")]
         )
         first, last = start.size if start else 0, end.size if end else head.frontier.size
         if end and first > last:
             raise InvalidArgument.of("to_checkpoint", "is of an earlier log than from_checkpoint")
-        if max(first, last) > head.frontier.size:
-            raise _diverged(
-                f"it has {head.frontier.size} leaves, the checkpoint {max(first, last)}"
-            )
+        check_reached(head.frontier.size, max(first, last))
         tree = self._logs.whole_tree(tenant_id, head, [first, last])
-        for given in (start, end):
-            if given and tree.root(given.size) != given.root:
-                raise _diverged(f"it had another root at size {given.size}")
+        check_continued(tree, [start, end])
         yield CompletenessBegin(
             earlier=self._logs.checkpoint(tree, head, first)[0],
             later=self._logs.checkpoint(tree, head, last)[0],
@@ -159,38 +145,6 @@ class Log:
             )
         yield CompletenessEnd(last - first, erased)
 
-    def _verifiers(self, tenant_id: str) -> Sequence[Verifier]:
-        """What verifies the tenant's checkpoints.
-
-        Revoked keys too: their word alone counts for nothing, but a checkpoint is only what a
-        caller asks about, and its root must be the log's own.
-        """
-        origin = log_origin(self._logs.prefix, tenant_id)
-        return [
-            checkpoint_verifier(origin, key.public_key)
-            for key in self._receipts.list_keys(tenant_id) or ()
-            if key.purpose is KeyPurpose.CHECKPOINT
-        ]
-
-    def _given(
-        self, text: str, field: str, tenant_id: str, verifiers: Sequence[Verifier]
-    ) -> Checkpoint | None:
-        """The checkpoint of a note that this log signed; None where there is no note."""
-        if not text:
-            return None
-        try:
-            note = parse_note(text)
-            checkpoint = parse_checkpoint(note)
-            signed = verified_by(note, verifiers)
-        except ValueError as error:
-            raise InvalidArgument.of(field, str(error)) from error
-        origin = log_origin(self._logs.prefix, tenant_id)
-        if checkpoint.origin != origin:
-            raise InvalidArgument.of(field, f"is not of the log {origin}")
-        if not signed:
-            raise InvalidArgument.of(field, f"is not signed by a checkpoint key of {tenant_id}")
-        return checkpoint
-
 
 def _present(size: int, head: LogHead, field: str) -> int:
     """The size asked for; 0 is the present one.
@@ -201,9 +155,3 @@ def _present(size: int, head: LogHead, field: str) -> int:
     if not 0 <= size <= head.frontier.size:
         raise InvalidArgument.of(field, f"must be from 1 to {head.frontier.size}, or 0 for now")
     return size or head.frontier.size
-
-
-def _diverged(how: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"the log does not continue a checkpoint that it signed: {how}", reason="LOG_DIVERGED"
-    )

@@ -142,16 +142,19 @@ def commit_plan(
     tenant_id: str,
     scope: IdempotencyScope | None,
     attempt: Callable[[Basis], Plan | None],
+    *,
+    fresh: bool = False,
 ) -> Answer:
     """Plan and commit; again from the start when the action, or what it rests on, moved underneath.
 
     The first attempt rests on the kept basis, if there is one and it will do: an attempt that needs
-    a basis just read answers None. Nothing is answered before the commit has returned (promise 1).
+    a basis just read answers None, and with `fresh` there is no other. Nothing is answered before
+    the commit has returned (promise 1).
 
     Raises:
         Conflict: lost the race several times in a row.
     """
-    basis = bases.kept(tenant_id)
+    basis = None if fresh else bases.kept(tenant_id)
     for _ in range(_ATTEMPTS):
         if basis is None:
             basis = bases.read(tenant_id, scope)

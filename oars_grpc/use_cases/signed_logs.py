@@ -58,9 +58,11 @@ class SignedLogs:
         known = {size: root for size, root in kept.items() if root is not None}
         return self._read(tenant_id, head, known, sizes, plan)
 
-    def whole_tree(self, tenant_id: str, head: LogHead, sizes: Sequence[int]) -> LogTree:
+    def whole_tree(
+        self, tenant_id: str, head: LogHead, sizes: Sequence[int], plan: ProofPlan = ()
+    ) -> LogTree:
         """What gives the frontiers at the sizes, too."""
-        return self._read(tenant_id, head, {}, sizes, ())
+        return self._read(tenant_id, head, {}, sizes, plan)
 
     def checkpoint(self, tree: LogTree, head: LogHead, size: int) -> tuple[SignedCheckpoint, Note]:
         """The checkpoint at a size, signed once its root is established."""

@@ -9,11 +9,14 @@ from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.identity import ANY_TENANT
 from oars_grpc.core.keys import KeyPurpose
 from oars_grpc.core.page_token import PageTokens, page_limit, take_page
+from oars_grpc.core.policy_workflows import check_workflows_stay
 from oars_grpc.core.ports import Chance, Clock, Registry, RegistryStore
 from oars_grpc.core.receipt import SYSTEM
+from oars_grpc.core.settings_change import TENANT_UPDATED, updated_event
 from oars_grpc.core.stored import StoredPolicy
 from oars_grpc.core.tenant import Tenant, TenantSettings
 from oars_grpc.errors import AlreadyExists, FailedPrecondition
+from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.keyring import Keyring
 from oars_grpc.use_cases.keys import TenantKeys, lock_tenant, tenant_not_found
 from oars_grpc.use_cases.outcomes import run_idempotent
@@ -42,6 +45,7 @@ class Tenants:
     ) -> None:
         self._registry = registry
         self._keyring = keyring
+        self._events = EventWriter(keyring)
         self._tokens = tokens
         self._clock = clock
         self._chance = chance
@@ -114,7 +118,7 @@ class Tenants:
         expected_version: int,
         encode: Encode[Tenant],
     ) -> Answer:
-        """Replace name and settings."""
+        """Replace name and settings; workflows that the published policy names stay."""
         call.principal.check_tenant(tenant_id)
 
         def work(registry: Registry) -> Tenant:
@@ -130,7 +134,28 @@ class Tenants:
                 settings=settings,
                 version=tenant.version + 1,
             )
+            _check_workflows(registry, tenant, changed)
             registry.update_tenant(changed)
+            self._events.append(
+                registry,
+                receipt_id=self._chance.new_id(ids.RECEIPT),
+                tenant_id=tenant_id,
+                type_=TENANT_UPDATED,
+                caller=call.principal,
+                event=updated_event(tenant, changed),
+                now=self._clock.now(),
+            )
             return changed
 
         return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
+
+
+def _check_workflows(registry: Registry, before: Tenant, after: Tenant) -> None:
+    if before.settings.workflows == after.settings.workflows:
+        return
+    for policy_id in registry.publications(before.tenant_id, 1):
+        policy = registry.policy(before.tenant_id, policy_id)
+        if policy is not None and policy.document is not None:
+            check_workflows_stay(
+                policy.document, before.settings.workflows, after.settings.workflows
+            )

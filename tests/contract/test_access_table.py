@@ -14,20 +14,28 @@ from oars_grpc.transport.access import ACCESS, check_access
 from oars_grpc.transport.server import OarsServer, ServerLimits, UseCases
 from tests.support.client import Client, client_for
 from tests.support.identities import add_identity
-from tests.support.rpcs import RPCS, Rpc, grpc_refusal, rest_refusal
+from tests.support.rpcs import RPCS, Rpc, grpc_refusal, rest_refusal, seconds_for
 
 ROLES = tuple(role.value for role in Role)
 
 # Written here a second time, on purpose: what the product must not give away by a slip.
 SECURITY_RELEVANT: Mapping[str, str] = {
     "SubmitAction": "agent gateway operator admin",
+    "StartAction": "agent gateway operator admin",
     "CompleteAction": "agent gateway operator admin",
     "CancelAction": "agent gateway operator admin",
     "ReleaseAction": "operator admin",
     "DecideApproval": "approver admin",
+    "EnrollSecondFactor": "admin",
+    "RemoveSecondFactor": "admin",
+    "RegisterApproverKey": "admin",
+    "RevokeApproverKey": "admin",
+    "GetSecondFactor": "admin operator approver auditor",
+    "ListApproverKeys": "admin operator approver auditor",
     "CreatePolicy": "admin",
     "PublishPolicy": "admin",
     "RollbackPolicy": "admin",
+    "ArchivePolicy": "admin",
     "PlaceLegalHold": "admin",
     "ReleaseLegalHold": "admin",
     "CreateControlMapping": "admin",
@@ -42,9 +50,11 @@ SECURITY_RELEVANT: Mapping[str, str] = {
     # Reads whole ranges of the log.
     "ExportEvidence": "admin auditor",
     "ProveCompleteness": "admin auditor",
+    "ReplayPolicy": "admin auditor",
     # Policies, approvals and tenants are not an agent's business: it could learn how to pass.
     "GetApproval": "admin operator approver auditor",
     "ListApprovals": "admin operator approver auditor",
+    "WatchApprovals": "admin operator approver auditor",
     "GetPolicy": "admin operator approver auditor",
     "ListPolicies": "admin operator approver auditor",
     "SimulatePolicy": "admin operator approver auditor",
@@ -148,7 +158,7 @@ def test_the_table_gives_exactly_what_is_written_here() -> None:
 
 def test_everything_that_changes_takes_an_idempotency_key_and_needs_a_scope() -> None:
     for name, rpc in RPCS.items():
-        reads = name.startswith(("Get", "List", "Watch", "Verify", "Simulate", "Prove", "Export"))
+        reads = name.startswith(("Get", "List", "Watch", "Verify", "Prove", "Export", "Replay"))
         assert ACCESS[rpc.path].mutating is not reads
         assert ACCESS[rpc.path].scope
 
@@ -169,7 +179,7 @@ def outcome(client: Client, rpc: Rpc) -> tuple[str, str]:
         else client.channel.unary_unary(rpc.path, bytes, bytes)
     )
     try:
-        found: Any = call(b"", timeout=20)
+        found: Any = call(b"", timeout=seconds_for(rpc))
         if rpc.descriptor.server_streaming:
             list(found)
     except grpc.RpcError as error:

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from oars_grpc.generated.oars.v1 import (
     action_pb2,
     approval_pb2,
+    approver_pb2,
     control_pb2,
     evidence_pb2,
     policy_pb2,
@@ -34,6 +35,7 @@ ROUTES = {
     "ActionService.SubmitAction": "POST /v1/actions *",
     "ActionService.GetAction": "GET /v1/actions/{action_id}",
     "ActionService.ListActions": "GET /v1/actions",
+    "ActionService.StartAction": "POST /v1/actions/{action_id}:start *",
     "ActionService.CompleteAction": "POST /v1/actions/{action_id}:complete *",
     "ActionService.CancelAction": "POST /v1/actions/{action_id}:cancel *",
     "ActionService.ReleaseAction": "POST /v1/actions/{action_id}:release *",
@@ -41,6 +43,19 @@ ROUTES = {
     "ApprovalService.DecideApproval": "POST /v1/approvals/{approval_id}/decision *",
     "ApprovalService.GetApproval": "GET /v1/approvals/{approval_id}",
     "ApprovalService.ListApprovals": "GET /v1/approvals",
+    "ApprovalService.WatchApprovals": "GET /v1/approvals:watch stream",
+    "ApproverService.EnrollSecondFactor": (
+        "POST /v1/tenants/{tenant_id}/approvers:enrollSecondFactor *"
+    ),
+    "ApproverService.RemoveSecondFactor": (
+        "POST /v1/tenants/{tenant_id}/approvers:removeSecondFactor *"
+    ),
+    "ApproverService.GetSecondFactor": "GET /v1/tenants/{tenant_id}/second-factor",
+    "ApproverService.RegisterApproverKey": "POST /v1/tenants/{tenant_id}/approver-keys *",
+    "ApproverService.RevokeApproverKey": (
+        "POST /v1/tenants/{tenant_id}/approver-keys/{key_id}:revoke *"
+    ),
+    "ApproverService.ListApproverKeys": "GET /v1/tenants/{tenant_id}/approver-keys",
     "EvidenceService.ExportEvidence": "POST /v1/evidence/export * stream",
     "ControlService.CreateControlMapping": "POST /v1/controls *",
     "ControlService.GetControlMapping": "GET /v1/controls/{mapping_id}",
@@ -52,7 +67,9 @@ ROUTES = {
     "PolicyService.ListPolicies": "GET /v1/policies",
     "PolicyService.PublishPolicy": "POST /v1/policies/{policy_id}/publish *",
     "PolicyService.RollbackPolicy": "POST /v1/policies/{policy_id}/rollback *",
+    "PolicyService.ArchivePolicy": "POST /v1/policies/{policy_id}/archive *",
     "PolicyService.SimulatePolicy": "POST /v1/policies/simulate *",
+    "PolicyService.ReplayPolicy": "POST /v1/policies/replay * stream",
     "ReceiptService.GetReceipt": "GET /v1/receipts/{receipt_id}",
     "ReceiptService.ListReceipts": "GET /v1/receipts",
     "ReceiptService.VerifyReceipt": "POST /v1/receipts/verify *",
@@ -78,6 +95,7 @@ def services() -> Iterator[ServiceDescriptor]:
     for file in (
         action_pb2,
         approval_pb2,
+        approver_pb2,
         control_pb2,
         evidence_pb2,
         policy_pb2,

@@ -93,7 +93,11 @@ def test_an_approval_by_a_person_approves_the_action(agent: Client, approver: Cl
     approval = answer["approval"]
     decided = approver.rest.post(
         f"/v1/approvals/{approval['approvalId']}/decision",
-        json={"verdict": "VERDICT_APPROVE", "actionDigest": approval["actionDigest"]},
+        json={
+            "verdict": "VERDICT_APPROVE",
+            "actionDigest": approval["actionDigest"],
+            "displayDigest": approval["displayDigest"],
+        },
     ).json()
     assert decided["approval"]["state"] == "APPROVAL_STATE_APPROVED"
     assert kinds(decided) == ["action.approval_decided", "action.approved"]
@@ -112,13 +116,18 @@ def test_a_rejection_denies_the_action_over_grpc(agent: Client, approver: Client
             approval_id=submitted.approval.approval_id,
             verdict=approval_pb2.VERDICT_REJECT,
             action_digest=submitted.approval.action_digest,
+            display_digest=submitted.approval.display_digest,
         ),
         timeout=10,
     )
     assert [receipt.type for receipt in decided.receipts][-1] == "action.denied"
     second = approver.rest.post(
         f"/v1/approvals/{submitted.approval.approval_id}/decision",
-        json={"verdict": "VERDICT_APPROVE", "actionDigest": submitted.approval.action_digest},
+        json={
+            "verdict": "VERDICT_APPROVE",
+            "actionDigest": submitted.approval.action_digest,
+            "displayDigest": submitted.approval.display_digest,
+        },
     )
     assert second.json()["details"][0]["reason"] == "APPROVAL_NOT_PENDING"
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import policy
 from tests.benchmarks.contestants import TENANT, bench
 from tests.benchmarks.filling import fill, stored_actions
 from tests.benchmarks.workloads import Samples, action_of, answers_of
@@ -61,6 +62,29 @@ def test_a_run_reports_every_workload_the_floor_and_the_ratio(tmp_path: Path) ->
         assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_policy_benchmark_reports_both_engines_side_by_side(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.policy", "--quick", "--json", str(file)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    report = json.loads(file.read_text())
+    assert report["machine"]["processors_used"] == 1
+    found = {(figure["policy"], figure["rules"]) for figure in report["figures"]}
+    assert found == {(kind.name, rules) for kind in policy.KINDS for rules in policy.RULES}
+    for figure in report["figures"]:
+        assert figure["policy"] in finished.stdout
+        assert all(figure[name] > 0 for name in ("decide_us", "evaluate_us", "cedarpy_us"))
+        ratio = figure["decide_us"] / figure["cedarpy_us"]
+        assert abs(figure["ratio_to_cedarpy"] - ratio) < 0.01
+
+
 def test_filled_actions_are_a_whole_ledger_that_the_server_continues(tmp_path: Path) -> None:
     with bench(tmp_path) as running, running.oars({}) as server:
         recorded, _ = server.record("allow_complete")
@@ -69,6 +93,28 @@ def test_filled_actions_are_a_whole_ledger_that_the_server_continues(tmp_path: P
             answers_of(action_of("allow_complete", channel, Samples()))
         assert stored_actions(server.database_url) == 302
         assert check_ledger(server.database_url) >= 3 * 302
+
+
+def test_a_replay_reports_its_figures_and_the_same_report_every_time(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    size = ("--decisions", "600", "--rounds", "2")
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.replay", *size, "--json", str(file)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    drafts = json.loads(file.read_text())["drafts"]
+    assert set(drafts) == {"without inputs", "with inputs"}
+    for figures in drafts.values():
+        assert (figures["decisions"], figures["receipts"]) == (600, 1200)
+        assert 0 < figures["changed"] < 600
+        assert figures["seconds"] <= figures["slowest_seconds"]
+        assert figures["peak_mib"] > 0
 
 
 def _all_figures(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:

@@ -72,6 +72,7 @@ def decided(people: dict[str, Client], operation: str, verdict: int) -> str:
             approval_id=approval["approvalId"],
             verdict=verdict,  # type: ignore[arg-type]  # an enum number
             action_digest=approval["actionDigest"],
+            display_digest=approval["displayDigest"],
         ),
         timeout=20,
     )

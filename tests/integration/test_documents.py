@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from oars_grpc.local.stack import LocalStack, free_port
+from tests.support.client import Client, action_body, submit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = (
@@ -100,12 +101,30 @@ def test_the_readme_commands_work_on_a_running_stack(stack: LocalStack, tmp_path
     assert (tmp_path / "key-encryption-key").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_deployment_commands_work(stack: LocalStack, tmp_path: Path) -> None:
+def test_the_deployment_commands_work(stack: LocalStack, tmp_path: Path, agent: Client) -> None:
     (tmp_path / ".oars").symlink_to(stack.certificates.parent)
+    shutil.copytree(ROOT / "deploy" / "policies", tmp_path / "deploy" / "policies")
     environment = stack.server_environment(0)
+    # The approvals of the document are of nobody; here they are of two that wait.
+    waiting = {}
+    for number in (1, 2):
+        context = {"environment": "production", "dataTypes": ["none"]}
+        body = action_body("transfer_funds", context=context, input={"document": number})
+        approval_id = submit(agent, body)["approval"]["approvalId"]
+        waiting[f"apr_{number:026}"] = approval_id
+
+    def of_now(line: str) -> str:
+        for written, approval_id in waiting.items():
+            line = line.replace(written, approval_id)
+        return line
+
     shown = "".join(
-        run(line, tmp_path, seconds=60, **environment) for line in commands("deploy/README.md")
+        run(of_now(line), tmp_path, seconds=60, **environment)
+        for line in commands("deploy/README.md")
     )
+    first, second = waiting.values()
+    assert f"{first} is approved" in shown
+    assert f"{second} is rejected" in shown
     assert "the schema is up to date" in shown
     assert "tenant_alpha: whole" in shown
     assert list((tmp_path / "public").iterdir())

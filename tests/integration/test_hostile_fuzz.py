@@ -17,6 +17,7 @@ from tests.support.identities import add_identity
 from tests.support.rpcs import (
     RPCS,
     grpc_refusal,
+    rest_deadline,
     rest_refusal,
     submission,
 )
@@ -222,7 +223,8 @@ def test_any_json_over_rest(fuzzer: Client, name: str, body: Any, fields: dict[s
     path = rpc.route.replace("{tenant_id}", TENANT)
     path = path.replace("{", "").replace("}", "")
     if rpc.verb == "GET":
-        answer = fuzzer.rest.get(path, params={key: str(item) for key, item in value.items()})
+        query = {key: str(item) for key, item in value.items()}
+        answer = fuzzer.rest.get(path, params=query, headers=rest_deadline(rpc))
     else:
         answer = fuzzer.rest.request(rpc.verb, path, json=value)
     if not answer.is_success:

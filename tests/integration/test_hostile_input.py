@@ -20,6 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from oars_grpc.generated.oars.v1 import (
     action_pb2,
     approval_pb2,
+    approver_pb2,
     control_pb2,
     evidence_pb2,
     policy_pb2,
@@ -39,6 +40,7 @@ from tests.support.rpcs import (
     document,
     grpc_refusal,
     refused_by_grpc,
+    registration,
     rest_refusal,
     submission,
 )
@@ -52,6 +54,7 @@ V: Any = approval_pb2
 C: Any = control_pb2
 E: Any = evidence_pb2
 H: Any = retention_pb2
+K: Any = approver_pb2
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 INSIDE = re.compile(
     r"Traceback|/\w+\.py\b|line \d+, in |site-packages|psycopg|sqlalchemy|postgres|/tmp/"
@@ -60,6 +63,8 @@ INSIDE = re.compile(
 )
 JSON_HEADERS = {"content-type": "application/json"}
 MARK = "QQQQQQQQ"
+# DER of an Ed25519 public key up to its 32 bytes (RFC 8410).
+ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
 @pytest.fixture(autouse=True)
@@ -90,15 +95,28 @@ FILLED: dict[str, Message] = {
     "SubmitAction": submission(),
     "SimulatePolicy": json_format.ParseDict(
         action_body() | {"time": "2026-01-01T00:00:00Z"},
-        P.SimulatePolicyRequest(document=document()),
+        P.SimulatePolicyRequest(
+            document=document(), caller={"subject": "spiffe://oars.dev/x", "role": "agent"}
+        ),
     ),
     "CompleteAction": A.CompleteActionRequest(outcome=A.OUTCOME_FAILED, error="down"),
-    "DecideApproval": V.DecideApprovalRequest(verdict=V.VERDICT_APPROVE, action_digest="a" * 64),
+    "DecideApproval": V.DecideApprovalRequest(
+        verdict=V.VERDICT_APPROVE, action_digest="a" * 64, display_digest="b" * 64
+    ),
     "CreatePolicy": P.CreatePolicyRequest(document=document()),
+    "ReplayPolicy": P.ReplayPolicyRequest(document=document()),
     "VerifyReceipt": R.VerifyReceiptRequest(
         envelope={"payload": b"{}"},
         keys=[{"tenant_id": "tenant_alpha", "public_key": b"k", "valid_from": {"seconds": 1}}],
     ),
+    "EnrollSecondFactor": K.EnrollSecondFactorRequest(tenant_id="tenant_alpha", subject="s"),
+    "RemoveSecondFactor": K.RemoveSecondFactorRequest(tenant_id="tenant_alpha", subject="s"),
+    "GetSecondFactor": K.GetSecondFactorRequest(tenant_id="tenant_alpha", subject="s"),
+    "RegisterApproverKey": registration("tenant_alpha"),
+    "RevokeApproverKey": K.RevokeApproverKeyRequest(
+        tenant_id="tenant_alpha", key_id="0" * 16, reason="lost"
+    ),
+    "ListApproverKeys": K.ListApproverKeysRequest(tenant_id="tenant_alpha"),
     "ListTrustedKeys": R.ListTrustedKeysRequest(tenant_id="tenant_alpha"),
     "RevokeSigningKey": T.RevokeSigningKeyRequest(
         tenant_id="tenant_alpha", key_id="0" * 16, reason="lost"
@@ -448,9 +466,15 @@ def test_required_fields_are_named_when_missing(ask: Ask, name: str) -> None:
         "SubmitAction": ("agent_id", "resource.tool_id", "resource.operation"),
         "SimulatePolicy": ("agent_id", "resource.tool_id", "resource.operation"),
         "CreatePolicy": ("document",),
+        "ReplayPolicy": ("draft",),
         "VerifyReceipt": ("receipt_id",),
         "CreateTenant": ("tenant_id",),
         "RevokeSigningKey": ("tenant_id", "key_id", "reason"),
+        "EnrollSecondFactor": ("tenant_id", "subject"),
+        "RemoveSecondFactor": ("tenant_id", "subject"),
+        "GetSecondFactor": ("tenant_id", "subject"),
+        "RegisterApproverKey": ("tenant_id", "subject", "public_key", "proof"),
+        "RevokeApproverKey": ("tenant_id", "key_id", "reason"),
         "CreateControlMapping": ("framework", "control_id"),
         "PlaceLegalHold": ("tenant_id", "name", "reason"),
         "ReleaseLegalHold": ("tenant_id", "reason"),
@@ -477,7 +501,8 @@ def complete(**fields: Any) -> Any:
 
 
 def decide(**fields: Any) -> Any:
-    return V.DecideApprovalRequest(approval_id=APPROVAL, **fields)
+    shown = {"display_digest": "b" * 64}
+    return V.DecideApprovalRequest(approval_id=APPROVAL, **(shown | fields))
 
 
 def with_context(**context: Any) -> Any:
@@ -497,12 +522,38 @@ def tenant(**settings: Any) -> Any:
 RULE = "document.rules[0]"
 WINDOW = f"{RULE}.match.time_window_utc"
 REFUSED: dict[str, tuple[str, Message, tuple[str, ...]]] = {
+    "long cursor": (
+        "WatchApprovals",
+        V.WatchApprovalsRequest(cursor="x" * 257),
+        ("cursor",),
+    ),
+    "forged cursor": (
+        "WatchApprovals",
+        V.WatchApprovalsRequest(cursor="AAAAAAAAAAAAAAAAAAAAAAAwIA"),
+        ("cursor",),
+    ),
     "no outcome": ("CompleteAction", complete(), ("outcome",)),
     "failed, no error": ("CompleteAction", complete(outcome=2), ("error",)),
     "succeeded, error": ("CompleteAction", complete(outcome=1, error="x"), ("error",)),
     "long error": ("CompleteAction", complete(outcome=2, error="x" * 2049), ("error",)),
     "no verdict": ("DecideApproval", decide(action_digest="a" * 64), ("verdict",)),
     "no digest": ("DecideApproval", decide(verdict=1), ("action_digest",)),
+    "nothing shown": (
+        "DecideApproval",
+        decide(verdict=1, action_digest="a" * 64, display_digest=""),
+        ("display_digest",),
+    ),
+    "five digits": (
+        "DecideApproval",
+        decide(verdict=1, action_digest="a" * 64, one_time_code="12345"),
+        ("one_time_code",),
+    ),
+    "long grant": (
+        "DecideApproval",
+        decide(verdict=1, action_digest="a" * 64, signed_grant="x" * 8193),
+        ("signed_grant",),
+    ),
+    "not started, no error": ("CompleteAction", complete(outcome=3), ("error",)),
     "upper digest": (
         "DecideApproval",
         decide(verdict=1, action_digest="A" * 64),
@@ -579,6 +630,36 @@ REFUSED: dict[str, tuple[str, Message, tuple[str, ...]]] = {
         "UpdateTenant",
         tenant(risk_weights={"é" * 200_000: 1}),
         ("settings.risk_weights",),
+    ),
+    "long subject": (
+        "EnrollSecondFactor",
+        K.EnrollSecondFactorRequest(tenant_id="tenant_alpha", subject="s" * 1025),
+        ("subject",),
+    ),
+    "no Ed25519 key": (
+        "RegisterApproverKey",
+        registration("tenant_alpha", public_key=b"\x30\x00"),
+        ("public_key",),
+    ),
+    "key of small order": (
+        "RegisterApproverKey",
+        registration("tenant_alpha", public_key=ED25519_PREFIX + b"\x01" + bytes(31)),
+        ("public_key",),
+    ),
+    "large key": (
+        "RegisterApproverKey",
+        registration("tenant_alpha", public_key=b"x" * 1025),
+        ("public_key",),
+    ),
+    "short proof": (
+        "RegisterApproverKey",
+        registration("tenant_alpha", proof=b"x" * 63),
+        ("proof",),
+    ),
+    "blank reason": (
+        "RevokeApproverKey",
+        K.RevokeApproverKeyRequest(tenant_id="tenant_alpha", key_id="0" * 16, reason=" "),
+        ("reason",),
     ),
     "65 keys": (
         "VerifyReceipt",

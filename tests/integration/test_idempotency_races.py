@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from oars_grpc.local.stack import LocalStack
-from tests.support.client import Client, action_body, submit
+from tests.support.client import RISKY, Client, action_body, submit
 
 THREADS = 24
 
@@ -32,7 +32,7 @@ class World:
         return str(submit(self.agent, action_body())["action"]["actionId"])
 
     def approval(self) -> Mapping[str, Any]:
-        body = action_body("transfer_funds", context={"environment": "production"})
+        body = action_body("transfer_funds", context=RISKY)
         approval: Mapping[str, Any] = submit(self.agent, body)["approval"]
         return approval
 
@@ -74,6 +74,18 @@ def submitting(world: World) -> Call:
     return world.agent.rest, "POST", "/v1/actions", action_body()
 
 
+def starting(world: World) -> Call:
+    return world.agent.rest, "POST", f"/v1/actions/{world.approved()}:start", {}
+
+
+def starting_by_a_grant(world: World) -> Call:
+    _, method, decision, body = deciding(world)
+    decided = world.approver.rest.request(method, decision, json=body)
+    assert decided.is_success, decided.text
+    action_id = decided.json()["approval"]["actionId"]
+    return world.agent.rest, "POST", f"/v1/actions/{action_id}:start", {}
+
+
 def completing(world: World) -> Call:
     body = {"outcome": "OUTCOME_SUCCEEDED", "output": {"done": True}}
     return world.agent.rest, "POST", f"/v1/actions/{world.approved()}:complete", body
@@ -85,7 +97,8 @@ def canceling(world: World) -> Call:
 
 def deciding(world: World) -> Call:
     approval = world.approval()
-    body = {"verdict": "VERDICT_APPROVE", "actionDigest": approval["actionDigest"]}
+    digests = {name: approval[name] for name in ("actionDigest", "displayDigest")}
+    body = {"verdict": "VERDICT_APPROVE", **digests}
     path = f"/v1/approvals/{approval['approvalId']}/decision"
     return world.approver.rest, "POST", path, body
 
@@ -103,6 +116,14 @@ def rolling_back(world: World) -> Call:
     return world.beta_admin.rest, "POST", f"/v1/policies/{world.published()}/rollback", {}
 
 
+def archiving(world: World) -> Call:
+    return world.beta_admin.rest, "POST", f"/v1/policies/{world.policy()}/archive", {}
+
+
+def simulating(world: World) -> Call:
+    return world.beta_admin.rest, "POST", "/v1/policies/simulate", action_body()
+
+
 def updating_a_tenant(world: World) -> Call:
     body = {"displayName": "raced", "expectedVersion": str(world.tenant_version())}
     return world.beta_admin.rest, "PATCH", "/v1/tenants/tenant_beta", body
@@ -116,12 +137,16 @@ def rotating(world: World) -> Call:
     "prepare",
     [
         submitting,
+        starting,
+        starting_by_a_grant,
         completing,
         canceling,
         deciding,
         creating_a_policy,
         publishing,
         rolling_back,
+        archiving,
+        simulating,
         updating_a_tenant,
         rotating,
     ],

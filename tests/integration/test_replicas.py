@@ -186,6 +186,7 @@ def test_two_people_deciding_at_one_moment_have_one_winner(pair: Pair) -> None:
                 approval_pb2.DecideApprovalRequest(
                     approval_id=asked.approval_id,
                     action_digest=asked.action_digest,
+                    display_digest=asked.display_digest,
                     verdict=verdict,
                 ),
                 metadata=pair.headers(name),

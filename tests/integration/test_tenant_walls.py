@@ -29,6 +29,7 @@ from tests.support.rpcs import (
     call_rest,
     document,
     refused_by_grpc,
+    registration,
     rest_refusal,
     submission,
 )
@@ -42,6 +43,7 @@ V: Any = approval_pb2
 NAMED_BY = {
     "GetAction": "action_id",
     "WatchAction": "action_id",
+    "StartAction": "action_id",
     "CompleteAction": "action_id",
     "CancelAction": "action_id",
     "ReleaseAction": "action_id",
@@ -54,6 +56,8 @@ NAMED_BY = {
     "GetPolicy": "policy_id",
     "PublishPolicy": "policy_id",
     "RollbackPolicy": "policy_id",
+    "ArchivePolicy": "policy_id",
+    "ReplayPolicy": "policy_id",
     "GetReceipt": "receipt_id",
     "GetReceiptProof": "receipt_id",
     "VerifyReceipt": "receipt_id",
@@ -68,6 +72,7 @@ TENANT_MAY_BE_LEFT_OUT = (
     "ExportEvidence",
     "GetCoverageReport",
     "SimulatePolicy",
+    "WatchApprovals",
 )
 
 
@@ -124,9 +129,21 @@ def asking(name: str, id_: str, **fields: Any) -> Any:
     if name == "CompleteAction":
         request.outcome = A.OUTCOME_SUCCEEDED
     if name == "DecideApproval":
-        request.verdict, request.action_digest = V.VERDICT_APPROVE, "a" * 64
+        request.verdict = V.VERDICT_APPROVE
+        request.action_digest = request.display_digest = "a" * 64
     if name == "ReleaseLegalHold":
         request.reason = "settled"
+    return request
+
+
+def about_an_approver(name: str, request: Any) -> Any:
+    """A request of the rpcs about approvers and keys made complete; others as they are."""
+    if name in ("EnrollSecondFactor", "RemoveSecondFactor", "GetSecondFactor"):
+        request.subject = "spiffe://oars.dev/somebody"
+    if name in ("RevokeSigningKey", "RevokeApproverKey"):
+        request.key_id, request.reason = "0" * 16, "lost"
+    if name == "RegisterApproverKey":
+        return registration(request.tenant_id, seed=b"w" * 32)
     return request
 
 
@@ -185,13 +202,11 @@ def test_naming_a_foreign_tenant_is_forbidden(alpha: Alpha, beta_admin: Client, 
         elif name == "SubmitAction":
             request = submission(tenant_id=tenant)
         else:
-            request = rpc.request_class(tenant_id=tenant)
+            request = about_an_approver(name, rpc.request_class(tenant_id=tenant))
             if name == "CreatePolicy":
                 request.document.CopyFrom(document())
             if name == "CreateControlMapping":
                 request.framework, request.control_id = "walls", "W1"
-            if name == "RevokeSigningKey":
-                request.key_id, request.reason = "0" * 16, "lost"
             if name == "SimulatePolicy":
                 request.agent_id, request.resource.tool_id = "a", "t"
                 request.resource.operation = "o"
@@ -314,7 +329,14 @@ def test_an_agent_sees_only_its_own_actions_and_receipts(
 ) -> None:
     add_identity(stack, "other-agent", role="agent", tenants=[ALPHA])
     with client_for(stack, "other-agent") as other:
-        for name in ("GetAction", "WatchAction", "CompleteAction", "CancelAction", "GetReceipt"):
+        for name in (
+            "GetAction",
+            "WatchAction",
+            "StartAction",
+            "CompleteAction",
+            "CancelAction",
+            "GetReceipt",
+        ):
             field = NAMED_BY[name]
             answers = {
                 repr(refused_by_grpc(other, RPCS[name], asking(name, id_))).replace(id_, "ID")

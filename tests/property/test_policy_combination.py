@@ -96,10 +96,10 @@ def specified_effect(document: PolicyDocument, facts: Facts) -> tuple[Effect, bo
         value = specified_match(rule, facts)
         if value is True or (value is None and rule.effect is not Effect.ALLOW):
             counted.append(rule.effect)
+        if value is True and document.combining is CombiningAlgorithm.FIRST_MATCH:
+            break  # the indeterminate rules before it might have been the first match
     if not counted:
         return Effect.DENY, True
-    if document.combining is CombiningAlgorithm.FIRST_MATCH:
-        return counted[0], False
     return min(counted, key=STRICTEST_FIRST.index), False
 
 

@@ -72,6 +72,10 @@ def client_for(stack: LocalStack, name: str) -> Iterator[Client]:
         yield Client(rest, channel)
 
 
+# Of high risk with an operation that moves money: people decide, and no second factor is needed.
+RISKY = {"environment": "production", "dataTypes": ["none"]}
+
+
 def action_body(operation: str = "create_ticket", **changes: Any) -> dict[str, Any]:
     """A JSON body of SubmitAction that the built-in policy allows; replace what a test is about."""
     body: dict[str, Any] = {

@@ -11,14 +11,21 @@ import click
 from oars_grpc.core.stored import Change
 from oars_grpc.storage.appender import CoalescingLedger
 from tests.support.database import opened
-from tests.support.factories import make_approval, make_change, make_outcome
+from tests.support.factories import (
+    make_approval,
+    make_change,
+    make_outcome,
+    make_request,
+    new_id,
+)
 
 
 def make_batch(count: int) -> list[Change]:
     """Submissions with all that one can bring along: outcome, approval, rules, receipts."""
     batch = []
     for _ in range(count):
-        change = make_change()
+        # Each asks for something else: what asks the same would join the first.
+        change = make_change(request=make_request(agent_id=new_id("act")))
         action = change.stored.action
         outcome = make_outcome(key=action.action_id)
         approval = make_approval(action)

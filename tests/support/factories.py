@@ -9,7 +9,7 @@ from typing import Any
 from uuid6 import uuid7
 
 from oars_grpc.core.action import Action, ActionContext, ActionRequest, ActionState, Resource
-from oars_grpc.core.approval import Approval, ApprovalState
+from oars_grpc.core.approval import Approval, ApprovalStage, ApprovalState, asking_side
 from oars_grpc.core.builtin_policy import BUILTIN_POLICY
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
 from oars_grpc.core.canonical import sha256_hex
@@ -30,6 +30,7 @@ from oars_grpc.core.receipt import Receipt, write_receipt
 from oars_grpc.core.risk import RiskConfig
 from oars_grpc.core.stored import Change, StoredAction, StoredPolicy
 from oars_grpc.core.tenant import Tenant, TenantSettings
+from oars_grpc.core.workflow import DEFAULT_WORKFLOW, Stage
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 SEED = bytes(range(32))
@@ -209,13 +210,17 @@ def make_approval(action: Action, **changes: Any) -> Approval:
         tenant_id=action.request.tenant_id,
         action_id=action.action_id,
         action_digest=action.action_digest,
+        caller_subject=action.request.caller.subject,
         policy_digest=BUILTIN_POLICY.digest,
+        display_digest="d" * 64,
         state=ApprovalState.PENDING,
-        required_approvals=1,
+        stages=(ApprovalStage(DEFAULT_WORKFLOW, Stage("approval"), started_at=NOW),),
+        current_stage=0,
         decisions=(),
         created_at=NOW,
         expires_at=NOW + timedelta(days=1),
         version=1,
+        asking=tuple(sorted(asking_side(action))),
     )
     return replace(approval, **changes)
 

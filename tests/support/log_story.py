@@ -69,10 +69,15 @@ def _allow_and_complete(agent: Client) -> None:
 def _decide(agent: Client, approver: Client, verdict: str) -> None:
     production = {"environment": "production", "dataTypes": ["personal"]}
     body = action_body("transfer_funds", context=production)
-    action = submit(agent, body)["action"]
-    assert action["state"] == "ACTION_STATE_APPROVAL_REQUIRED", action
-    path = f"/v1/approvals/{action['approvalId']}/decision"
-    decision = {"verdict": verdict, "reason": "seen", "actionDigest": action["actionDigest"]}
+    submitted = submit(agent, body)
+    approval = submitted["approval"]
+    path = f"/v1/approvals/{approval['approvalId']}/decision"
+    decision = {
+        "verdict": verdict,
+        "reason": "seen",
+        "actionDigest": approval["actionDigest"],
+        "displayDigest": approval["displayDigest"],
+    }
     _ask(approver.rest.post(path, json=decision))
 
 

@@ -1,5 +1,6 @@
 """The rpcs with their routes, calls in both ways, refusals read alike, and whole requests."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from oars_grpc.core.approver_key import registration_message
 from oars_grpc.core.ids import format_id
+from oars_grpc.core.keys import signing_key
 from oars_grpc.generated.oars.v1 import (
     action_pb2,
     approval_pb2,
+    approver_pb2,
     control_pb2,
     evidence_pb2,
     policy_pb2,
@@ -34,6 +38,7 @@ from tests.support.client import Client
 FILES = (
     action_pb2,
     approval_pb2,
+    approver_pb2,
     control_pb2,
     evidence_pb2,
     policy_pb2,
@@ -117,6 +122,16 @@ class Refusal:
         return tuple(field for field, _ in self.violations)
 
 
+def seconds_for(rpc: Rpc) -> int:
+    """How long a call may take; the one that nothing but its deadline ends lasts so long."""
+    return 3 if rpc.name == "WatchApprovals" else 20
+
+
+def rest_deadline(rpc: Rpc) -> dict[str, str]:
+    """The header that says the same over REST, where it is needed."""
+    return {"grpc-timeout": f"{seconds_for(rpc)}S"} if rpc.name == "WatchApprovals" else {}
+
+
 def call_rest(
     client: Client, rpc: Rpc, request: Message, headers: Mapping[str, str] | None = None
 ) -> httpx.Response:
@@ -129,6 +144,7 @@ def call_rest(
 
     path = re.sub(r"\{(\w+)\}", segment, rpc.route)
     if rpc.verb == "GET":
+        headers = {**rest_deadline(rpc), **(headers or {})}
         return client.rest.get(path, params=rest or None, headers=headers)
     return client.rest.request(rpc.verb, path, json=rest, headers=headers)
 
@@ -144,7 +160,7 @@ def call_grpc(
     read = GetMessageClass(rpc.descriptor.output_type).FromString
     if rpc.descriptor.server_streaming:
         stream = client.channel.unary_stream(rpc.path, bytes, read)
-        return list(stream(raw, timeout=20, metadata=metadata))
+        return list(stream(raw, timeout=seconds_for(rpc), metadata=metadata))
     unary = client.channel.unary_unary(rpc.path, bytes, read)
     return [unary(raw, timeout=20, metadata=metadata)]
 
@@ -209,6 +225,19 @@ def submission(operation: str = "create_ticket", tenant_id: str = "") -> Any:
     request.context.attributes["ticket"] = "T-1"
     request.input.update({"title": "Größe", "list": [1, 2.5, None, True, {"a": "b"}]})
     return request
+
+
+def registration(
+    tenant_id: str = TENANT, subject: str = "spiffe://é", seed: bytes = b"", **changes: bytes
+) -> approver_pb2.RegisterApproverKeyRequest:
+    """A request to register a key that nobody has; `changes` break it."""
+    key, public_key = signing_key(seed or os.urandom(32))
+    return approver_pb2.RegisterApproverKeyRequest(
+        tenant_id=tenant_id,
+        subject=subject,
+        public_key=changes.get("public_key", public_key),
+        proof=changes.get("proof", key.sign(registration_message(tenant_id, subject, public_key))),
+    )
 
 
 def document(name: str = "parity") -> policy_pb2.PolicyDocument:

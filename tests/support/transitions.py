@@ -1,6 +1,7 @@
 """The transitions of an action as the design lists them, written out apart from the code."""
 
-# Design section 5, written out again; and what a caller reports of its own execution.
+# Design section 5, written out again; what a caller reports of its own execution; a policy that has
+# become stricter before the start; a start that failed before any effect.
 ALLOWED = {
     ("requested", "denied"),
     ("requested", "quarantined"),
@@ -19,6 +20,8 @@ ALLOWED = {
     ("approved", "failed"),
     ("approved", "expired"),
     ("approved", "canceled"),
+    ("approved", "denied"),
     ("executing", "executed"),
     ("executing", "failed"),
+    ("executing", "approved"),
 }

@@ -42,6 +42,7 @@ def test_the_defaults_are_production_and_mutual_tls(environment: dict[str, str])
     found = read_settings(environment)
     assert (found.development, found.mtls_mode, found.listen) == (False, "tls", "127.0.0.1:7443")
     assert found.key_encryption_key == KEY
+    assert found.oidc_file is None
     assert found.metrics_listen == ("127.0.0.1", 9464)
     assert (found.database_url, found.migration_database_url) == ("", "")
     assert found.migrate_on_start is True
@@ -107,6 +108,8 @@ def test_an_unknown_name_is_an_error(environment: dict[str, str], name: str, val
         ("OARS_MIGRATION_DATABASE_URL", "sqlite:///oars"),
         ("OARS_TRUSTED_IDENTITIES_FILE", "missing.json"),
         ("OARS_TRUSTED_IDENTITIES_FILE", "."),
+        ("OARS_OIDC_FILE", "missing.json"),
+        ("OARS_OIDC_FILE", "."),
         ("OARS_TLS_CERTIFICATE_FILE", "missing.pem"),
         ("OARS_KEY_ENCRYPTION_KEY_FILE", "missing"),
     ],

@@ -18,6 +18,7 @@ from oars_grpc.core.policy import PolicyDocument, Rule
 from oars_grpc.core.risk import RiskConfig
 from oars_grpc.core.stored import PolicyState, StoredAction, StoredReceipt
 from oars_grpc.core.tenant import TenantSettings
+from oars_grpc.storage.approval_codecs import approval_of, approval_row
 from oars_grpc.storage.codecs import (
     key_row,
     listed_policy_of,
@@ -32,8 +33,6 @@ from oars_grpc.storage.codecs import (
 from oars_grpc.storage.ledger_codecs import (
     action_of,
     action_row,
-    approval_of,
-    approval_row,
     receipt_of,
     receipt_row,
 )
@@ -157,6 +156,9 @@ def test_keys(
     assert stored_key_of(key_row(key)) == key
 
 
+NOT_ARCHIVED = {"archived_at": None, "archived_by": None}
+
+
 @given(
     name=texts,
     effect=st.sampled_from(RuleEffect),
@@ -166,7 +168,7 @@ def test_keys(
 def test_policies(name: str, effect: RuleEffect, condition: str, state: PolicyState) -> None:
     document = PolicyDocument(name=name, rules=(Rule("r-1", effect, condition=condition),))
     policy = replace(make_policy(document=document, version=7), state=state)
-    row = {**policy_row(policy), "policy_state": state.value}
+    row = {**policy_row(policy), "policy_state": state.value, **NOT_ARCHIVED}
     assert policy_of(row) == policy
     del row["document"]
     assert listed_policy_of(row) == replace(policy, document=None)
@@ -178,7 +180,7 @@ def test_a_listed_policy_cannot_be_stored() -> None:
 
 
 def test_a_document_is_parsed_once_for_its_policy_and_checked_for_each() -> None:
-    row = {**policy_row(make_policy(version=1)), "policy_state": "draft"}
+    row = {**policy_row(make_policy(version=1)), "policy_state": "draft", **NOT_ARCHIVED}
     first = policy_of(row)
     assert policy_of({**row, "document": bytes(bytearray(row["document"]))}) == first
     assert policy_of(row).document is first.document

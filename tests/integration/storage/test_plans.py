@@ -44,7 +44,7 @@ def test_no_statement_reads_a_whole_table(database_url: str) -> None:
             log.leaves("acme", 3, 5)
             log.leaf_of(["acme", "globex"], change.receipts[0].receipt_id)
             registry.list_tenants(None, "", 5)
-            registry.list_policies("acme", 0, 5)
+            registry.list_policies("acme", 0, 5, archived=False)
             upkeep.due_actions(NOW, DueAction("acme", action_id, NOW), 5)
             upkeep.purge_outcomes(NOW, 5)
     after = _scans(database_url)

@@ -134,16 +134,16 @@ def test_policies_are_numbered_published_and_superseded(store: PostgresRegistryS
         return registry.policy("acme", first.policy_id)
 
     assert store.run("acme", publish) == replace(first, state=PolicyState.PUBLISHED)
-    listed = store.list_policies("acme", 0, 10)
+    listed = store.list_policies("acme", 0, 10, archived=False)
     assert [(policy.version, policy.state.value) for policy in listed] == [
         (3, "draft"),
         (2, "published"),
         (1, "superseded"),
     ]
     published = replace(first, state=PolicyState.PUBLISHED, document=None)
-    assert store.list_policies("acme", 3, 1) == [published]
-    assert [p.version for p in store.list_policies("globex", 0, 10)] == [1]
-    assert store.list_policies("*", 0, 10) == []
+    assert store.list_policies("acme", 3, 1, archived=False) == [published]
+    assert [p.version for p in store.list_policies("globex", 0, 10, archived=False)] == [1]
+    assert store.list_policies("*", 0, 10, archived=False) == []
 
 
 def test_a_document_that_does_not_have_its_digest_is_not_used(
@@ -178,7 +178,7 @@ def test_versions_given_out_at_once_have_no_gaps(
         thread.start()
     for thread in threads:
         thread.join(30)
-    versions = [policy.version for policy in store.list_policies("acme", 0, 100)]
+    versions = [policy.version for policy in store.list_policies("acme", 0, 100, archived=False)]
     assert versions == list(range(19, 0, -1))
     published = store.run("acme", lambda registry: registry.publications("acme", 100))
     assert len(published) == len(set(published)) == 19
@@ -193,7 +193,9 @@ def test_lists_of_policies_read_no_documents(store: PostgresRegistryStore, engin
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         statements.append(statement)
 
-    assert [policy.document for policy in store.list_policies("acme", 0, 10)] == [None]
+    assert [policy.document for policy in store.list_policies("acme", 0, 10, archived=False)] == [
+        None
+    ]
     assert [statement for statement in statements if "document" in statement] == []
 
 

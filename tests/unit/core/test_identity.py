@@ -72,3 +72,20 @@ def test_an_identity_acts_for_the_users_that_it_may_act_for(
 
 def test_nobody_acts_for_users_unless_told_so() -> None:
     assert _reason(make_principal().check_acts_as, "agent", "alice") == "USER_FORBIDDEN"
+
+
+def test_a_person_is_on_the_asking_side_by_every_name_and_so_is_who_carries_the_token() -> None:
+    person = make_principal(
+        "oidc:https://idp.example.com#auth0#7",
+        carried_by="spiffe://acme/portal",
+        aliases=frozenset({"alice@example.com"}),
+    )
+    assert person.names() == {person.subject, person.service_account_id} - {""}
+    assert person.names_of_party() >= {
+        "oidc:https://idp.example.com#auth0#7",
+        "auth0#7",
+        "alice@example.com",
+        "spiffe://acme/portal",
+    }
+    plain = make_principal("spiffe://acme/a#b")
+    assert plain.names_of_party() == plain.names()

@@ -35,8 +35,12 @@ def class_of(operation: str) -> OperationClass:
         ("search_tickets", "read"),
         ("frobnicate", "unknown"),
         ("", "unknown"),
-        ("d\u0435lete", "unknown"),  # Cyrillic e
-        ("get_d\u0435lete", "unknown"),  # a harmless word beside a lookalike
+        ("d\u0435lete", "destructive"),  # Cyrillic e
+        ("get_d\u0435lete", "destructive"),  # a harmless word beside a lookalike
+        ("get_d\u05e1lete", "destructive"),  # a letter that looks like none, and may be any
+        ("get_\u05d3\u05d5\u05d7", "unknown"),  # a word of another alphabet
+        ("get\u53d6\u5f97", "unknown"),  # Chinese beside Latin letters
+        ("g\u0435t", "unknown"),  # what looks harmless is not taken for it
         ("delete_d\u0435lete", "destructive"),
     ],
 )

@@ -33,6 +33,14 @@ def largest_request() -> ActionRequest:
             tuple(WIDE * 62 + f"{number:02}" for number in range(32)),
             {f"{number:0>64}": WIDE * 256 for number in range(16)},
         ),
+        # All of it contradicts what is verified, and every contradiction is a signal.
+        caller=factories.make_principal(
+            attributes={
+                "environment": WIDE * 16,
+                "data_types": WIDE * 16,
+                **{f"{number:0>64}": WIDE * 33 for number in range(16)},
+            }
+        ),
     )
 
 

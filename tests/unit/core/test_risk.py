@@ -109,7 +109,7 @@ def test_lower_coherence_raises_more_and_good_coherence_nothing() -> None:
 
 
 def test_the_score_is_the_sum_of_the_signals_up_to_one_hundred() -> None:
-    assessment = assess("transfer", "dev", target="prod/*", data_types=None)
+    assessment = assess("write_note", "dev", target="prod/*", data_types=None)
     assert assessment.score == sum(signal.weight for signal in assessment.signals) <= 100
     everything = assess("delete", target="prod/*", data_types=("pii", "secrets"))
     assert everything.score == 100

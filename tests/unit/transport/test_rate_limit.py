@@ -48,3 +48,14 @@ def test_a_call_after_the_delay_passes() -> None:
 def test_a_rate_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError):
         RateLimit("fast")
+
+
+def test_people_who_called_once_are_not_kept_for_good() -> None:
+    limit = RateLimit("1/second")
+    for number in range(10_000):
+        limit.check(f"oidc:https://idp.example.com#{number}")
+    time.sleep(1.1)
+    limit.check(AGENT)
+    assert len(limit._windows) == 1
+    with pytest.raises(ResourceExhausted):
+        limit.check(AGENT)

@@ -95,6 +95,7 @@ def test_every_role_can_be_given_and_only_admins_all_tenants(role: Role) -> None
         ({"spiffeId": None}, "spiffeId must be text"),
         ({"spiffeId": ["x"]}, "spiffeId must be text"),
         ({"spiffeId": "https://oars.dev/agent"}, "must begin with spiffe://"),
+        ({"spiffeId": ..., "subject": "oidc:https://i#alice"}, "must not begin with oidc:"),
         ({"role": ...}, "role must be text"),
         ({"role": "root"}, "role must be one of"),
         ({"role": "Admin"}, "role must be one of"),

@@ -44,7 +44,7 @@ class _ActionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ActionSta
     ACTION_STATE_QUARANTINED: _ActionState.ValueType  # 5
     """Set aside until an operator releases it."""
     ACTION_STATE_EXECUTING: _ActionState.ValueType  # 6
-    """A connector is executing it."""
+    """Execution has started: by the caller, or by a connector."""
     ACTION_STATE_EXECUTED: _ActionState.ValueType  # 7
     """Done. Final."""
     ACTION_STATE_FAILED: _ActionState.ValueType  # 8
@@ -70,7 +70,7 @@ ACTION_STATE_APPROVAL_REQUIRED: ActionState.ValueType  # 4
 ACTION_STATE_QUARANTINED: ActionState.ValueType  # 5
 """Set aside until an operator releases it."""
 ACTION_STATE_EXECUTING: ActionState.ValueType  # 6
-"""A connector is executing it."""
+"""Execution has started: by the caller, or by a connector."""
 ACTION_STATE_EXECUTED: ActionState.ValueType  # 7
 """Done. Final."""
 ACTION_STATE_FAILED: ActionState.ValueType  # 8
@@ -117,6 +117,10 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """The operation was carried out."""
     OUTCOME_FAILED: _Outcome.ValueType  # 2
     """The operation failed."""
+    OUTCOME_NOT_STARTED: _Outcome.ValueType  # 3
+    """The start failed before any effect: the action is approved as before, and the approval may be
+    used again until the permit ends. Only after StartAction.
+    """
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """How the execution ended."""
@@ -127,6 +131,10 @@ OUTCOME_SUCCEEDED: Outcome.ValueType  # 1
 """The operation was carried out."""
 OUTCOME_FAILED: Outcome.ValueType  # 2
 """The operation failed."""
+OUTCOME_NOT_STARTED: Outcome.ValueType  # 3
+"""The start failed before any effect: the action is approved as before, and the approval may be
+used again until the permit ends. Only after StartAction.
+"""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 @_typing.final
@@ -347,6 +355,9 @@ class SubmitActionResponse(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
+    joined: _builtins.bool
+    """The same was asked before and still waits: `action` is that one, and nothing new was opened."""
     @_builtins.property
     def action(self) -> Global___Action:
         """The action with its state."""
@@ -370,10 +381,11 @@ class SubmitActionResponse(_message.Message):
         decision: _policy_pb2.Decision | None = ...,
         receipts: _abc.Iterable[_receipt_pb2.Receipt] | None = ...,
         approval: _approval_pb2.Approval | None = ...,
+        joined: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "decision", b"decision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "decision", b"decision", "receipts", b"receipts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "decision", b"decision", "joined", b"joined", "receipts", b"receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -502,6 +514,74 @@ class ListActionsResponse(_message.Message):
 Global___ListActionsResponse: _TypeAlias = ListActionsResponse  # noqa: Y015
 
 @_typing.final
+class StartActionRequest(_message.Message):
+    """Request of StartAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    """The action."""
+    tenant_id: _builtins.str
+    """Tenant; may be left out: the caller's own tenants are searched."""
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartActionRequest: _TypeAlias = StartActionRequest  # noqa: Y015
+
+@_typing.final
+class StartActionResponse(_message.Message):
+    """Answer of StartAction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___Action:
+        """The action: executing, or denied."""
+
+    @_builtins.property
+    def decision(self) -> _policy_pb2.Decision:
+        """What policy says now."""
+
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[_receipt_pb2.Receipt]:
+        """The receipts written."""
+
+    @_builtins.property
+    def approval(self) -> _approval_pb2.Approval:
+        """The approval that was used; unset where there is none."""
+
+    def __init__(
+        self,
+        *,
+        action: Global___Action | None = ...,
+        decision: _policy_pb2.Decision | None = ...,
+        receipts: _abc.Iterable[_receipt_pb2.Receipt] | None = ...,
+        approval: _approval_pb2.Approval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "decision", b"decision", "receipts", b"receipts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartActionResponse: _TypeAlias = StartActionResponse  # noqa: Y015
+
+@_typing.final
 class CompleteActionRequest(_message.Message):
     """Request of CompleteAction."""
 
@@ -519,8 +599,8 @@ class CompleteActionRequest(_message.Message):
     outcome: Global___Outcome.ValueType
     """How it ended. Required."""
     error: _builtins.str
-    """What went wrong. Required with OUTCOME_FAILED, refused with OUTCOME_SUCCEEDED; up to 2,048
-    characters.
+    """What went wrong. Required with OUTCOME_FAILED and OUTCOME_NOT_STARTED, refused with
+    OUTCOME_SUCCEEDED; up to 2,048 characters.
     """
     @_builtins.property
     def output(self) -> _struct_pb2.Struct:
@@ -553,7 +633,7 @@ class CompleteActionResponse(_message.Message):
     RECEIPTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def action(self) -> Global___Action:
-        """The action in its final state."""
+        """The action: in its final state, or approved again."""
 
     @_builtins.property
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[_receipt_pb2.Receipt]:

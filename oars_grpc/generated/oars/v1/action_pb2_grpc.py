@@ -56,6 +56,11 @@ class ActionServiceStub:
                 request_serializer=oars_dot_v1_dot_action__pb2.ListActionsRequest.SerializeToString,
                 response_deserializer=oars_dot_v1_dot_action__pb2.ListActionsResponse.FromString,
                 _registered_method=True)
+        self.StartAction = channel.unary_unary(
+                '/oars.v1.ActionService/StartAction',
+                request_serializer=oars_dot_v1_dot_action__pb2.StartActionRequest.SerializeToString,
+                response_deserializer=oars_dot_v1_dot_action__pb2.StartActionResponse.FromString,
+                _registered_method=True)
         self.CompleteAction = channel.unary_unary(
                 '/oars.v1.ActionService/CompleteAction',
                 request_serializer=oars_dot_v1_dot_action__pb2.CompleteActionRequest.SerializeToString,
@@ -110,8 +115,18 @@ class ActionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartAction(self, request, context):
+        """Starts the execution of an approved action; only the caller that submitted it may. The published
+        policy is asked again: where it has become stricter the action is denied, which is an answer, not
+        an error. An approval is used up by this, once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CompleteAction(self, request, context):
-        """Reports the outcome of an approved action; only the caller that submitted it may.
+        """Reports the outcome of an action; only the caller that submitted it may. An action that people
+        approved must have been started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +171,11 @@ def add_ActionServiceServicer_to_server(servicer, server):
                     servicer.ListActions,
                     request_deserializer=oars_dot_v1_dot_action__pb2.ListActionsRequest.FromString,
                     response_serializer=oars_dot_v1_dot_action__pb2.ListActionsResponse.SerializeToString,
+            ),
+            'StartAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartAction,
+                    request_deserializer=oars_dot_v1_dot_action__pb2.StartActionRequest.FromString,
+                    response_serializer=oars_dot_v1_dot_action__pb2.StartActionResponse.SerializeToString,
             ),
             'CompleteAction': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteAction,
@@ -266,6 +286,33 @@ class ActionService:
             '/oars.v1.ActionService/ListActions',
             oars_dot_v1_dot_action__pb2.ListActionsRequest.SerializeToString,
             oars_dot_v1_dot_action__pb2.ListActionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/oars.v1.ActionService/StartAction',
+            oars_dot_v1_dot_action__pb2.StartActionRequest.SerializeToString,
+            oars_dot_v1_dot_action__pb2.StartActionResponse.FromString,
             options,
             channel_credentials,
             insecure,

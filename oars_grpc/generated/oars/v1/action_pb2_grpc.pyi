@@ -48,8 +48,15 @@ class ActionServiceStub:
     """Reads one action."""
     ListActions: _grpc.UnaryUnaryMultiCallable[_action_pb2.ListActionsRequest, _action_pb2.ListActionsResponse]
     """Lists the tenant's actions, newest first."""
+    StartAction: _grpc.UnaryUnaryMultiCallable[_action_pb2.StartActionRequest, _action_pb2.StartActionResponse]
+    """Starts the execution of an approved action; only the caller that submitted it may. The published
+    policy is asked again: where it has become stricter the action is denied, which is an answer, not
+    an error. An approval is used up by this, once.
+    """
     CompleteAction: _grpc.UnaryUnaryMultiCallable[_action_pb2.CompleteActionRequest, _action_pb2.CompleteActionResponse]
-    """Reports the outcome of an approved action; only the caller that submitted it may."""
+    """Reports the outcome of an action; only the caller that submitted it may. An action that people
+    approved must have been started.
+    """
     CancelAction: _grpc.UnaryUnaryMultiCallable[_action_pb2.CancelActionRequest, _action_pb2.CancelActionResponse]
     """Withdraws an action that waits, is quarantined, or is approved and not yet executed."""
     ReleaseAction: _grpc.UnaryUnaryMultiCallable[_action_pb2.ReleaseActionRequest, _action_pb2.ReleaseActionResponse]
@@ -79,8 +86,15 @@ class ActionServiceAsyncStub(ActionServiceStub):
     """Reads one action."""
     ListActions: _aio.UnaryUnaryMultiCallable[_action_pb2.ListActionsRequest, _action_pb2.ListActionsResponse]  # type: ignore[assignment]
     """Lists the tenant's actions, newest first."""
+    StartAction: _aio.UnaryUnaryMultiCallable[_action_pb2.StartActionRequest, _action_pb2.StartActionResponse]  # type: ignore[assignment]
+    """Starts the execution of an approved action; only the caller that submitted it may. The published
+    policy is asked again: where it has become stricter the action is denied, which is an answer, not
+    an error. An approval is used up by this, once.
+    """
     CompleteAction: _aio.UnaryUnaryMultiCallable[_action_pb2.CompleteActionRequest, _action_pb2.CompleteActionResponse]  # type: ignore[assignment]
-    """Reports the outcome of an approved action; only the caller that submitted it may."""
+    """Reports the outcome of an action; only the caller that submitted it may. An action that people
+    approved must have been started.
+    """
     CancelAction: _aio.UnaryUnaryMultiCallable[_action_pb2.CancelActionRequest, _action_pb2.CancelActionResponse]  # type: ignore[assignment]
     """Withdraws an action that waits, is quarantined, or is approved and not yet executed."""
     ReleaseAction: _aio.UnaryUnaryMultiCallable[_action_pb2.ReleaseActionRequest, _action_pb2.ReleaseActionResponse]  # type: ignore[assignment]
@@ -127,12 +141,25 @@ class ActionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the tenant's actions, newest first."""
 
     @_abc_1.abstractmethod
+    def StartAction(
+        self,
+        request: _action_pb2.StartActionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_action_pb2.StartActionResponse, _abc.Awaitable[_action_pb2.StartActionResponse]]:
+        """Starts the execution of an approved action; only the caller that submitted it may. The published
+        policy is asked again: where it has become stricter the action is denied, which is an answer, not
+        an error. An approval is used up by this, once.
+        """
+
+    @_abc_1.abstractmethod
     def CompleteAction(
         self,
         request: _action_pb2.CompleteActionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_action_pb2.CompleteActionResponse, _abc.Awaitable[_action_pb2.CompleteActionResponse]]:
-        """Reports the outcome of an approved action; only the caller that submitted it may."""
+        """Reports the outcome of an action; only the caller that submitted it may. An action that people
+        approved must have been started.
+        """
 
     @_abc_1.abstractmethod
     def CancelAction(

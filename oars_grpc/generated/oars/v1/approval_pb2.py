@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from oars_grpc.generated.oars.v1 import receipt_pb2 as oars_dot_v1_dot_receipt__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16oars/v1/approval.proto\x12\x07oars.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15oars/v1/receipt.proto\"\x87\x01\n\x10\x41pprovalDecision\x12\x10\n\x08\x61pprover\x18\x01 \x01(\t\x12!\n\x07verdict\x18\x02 \x01(\x0e\x32\x10.oars.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12.\n\ndecided_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd5\x02\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x11\n\taction_id\x18\x03 \x01(\t\x12\x15\n\raction_digest\x18\x04 \x01(\t\x12\x15\n\rpolicy_digest\x18\x05 \x01(\t\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.oars.v1.ApprovalState\x12\x1a\n\x12required_approvals\x18\x07 \x01(\x05\x12,\n\tdecisions\x18\x08 \x03(\x0b\x32\x19.oars.v1.ApprovalDecision\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0b \x01(\x03\"\x89\x01\n\x15\x44\x65\x63ideApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12!\n\x07verdict\x18\x03 \x01(\x0e\x32\x10.oars.v1.Verdict\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x15\n\raction_digest\x18\x05 \x01(\t\"a\n\x16\x44\x65\x63ideApprovalResponse\x12#\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x11.oars.v1.Approval\x12\"\n\x08receipts\x18\x02 \x03(\x0b\x32\x10.oars.v1.Receipt\"<\n\x12GetApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\":\n\x13GetApprovalResponse\x12#\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x11.oars.v1.Approval\"w\n\x14ListApprovalsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.oars.v1.ApprovalState\"V\n\x15ListApprovalsResponse\x12$\n\tapprovals\x18\x01 \x03(\x0b\x32\x11.oars.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbe\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17\x41PPROVAL_STATE_REJECTED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1b\n\x17\x41PPROVAL_STATE_CANCELED\x10\x05*K\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_APPROVE\x10\x01\x12\x12\n\x0eVERDICT_REJECT\x10\x02\x32\xec\x02\n\x0f\x41pprovalService\x12\x82\x01\n\x0e\x44\x65\x63ideApproval\x12\x1e.oars.v1.DecideApprovalRequest\x1a\x1f.oars.v1.DecideApprovalResponse\"/\x82\xd3\xe4\x93\x02)\"$/v1/approvals/{approval_id}/decision:\x01*\x12m\n\x0bGetApproval\x12\x1b.oars.v1.GetApprovalRequest\x1a\x1c.oars.v1.GetApprovalResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/approvals/{approval_id}\x12\x65\n\rListApprovals\x12\x1d.oars.v1.ListApprovalsRequest\x1a\x1e.oars.v1.ListApprovalsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/approvalsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16oars/v1/approval.proto\x12\x07oars.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15oars/v1/receipt.proto\"+\n\x08\x41pprover\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"\xb6\x01\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12 \n\x04mode\x18\x02 \x01(\x0e\x32\x12.oars.v1.StageMode\x12\x1a\n\x12required_approvals\x18\x03 \x01(\x05\x12$\n\tapprovers\x18\x04 \x03(\x0b\x32\x11.oars.v1.Approver\x12\x13\n\x0bsla_seconds\x18\x05 \x01(\x05\x12&\n\x0b\x65scalate_to\x18\x06 \x03(\x0b\x32\x11.oars.v1.Approver\"\x95\x01\n\x08Workflow\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x06stages\x18\x03 \x03(\x0b\x32\x0e.oars.v1.Stage\x12\x17\n\x0f\x65xpires_seconds\x18\x04 \x01(\x05\x12\x0f\n\x07step_up\x18\x05 \x01(\x08\x12\x15\n\rsigned_grants\x18\x06 \x01(\x08\"\xd7\x01\n\rApprovalStage\x12\x13\n\x0bworkflow_id\x18\x01 \x01(\t\x12\x1d\n\x05stage\x18\x02 \x01(\x0b\x32\x0e.oars.v1.Stage\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65scalated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ompleted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xea\x01\n\x10\x41pprovalDecision\x12\x10\n\x08\x61pprover\x18\x01 \x01(\t\x12!\n\x07verdict\x18\x02 \x01(\x0e\x32\x10.oars.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12.\n\ndecided_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05stage\x18\x05 \x01(\x05\x12\x1a\n\x12service_account_id\x18\x06 \x01(\t\x12\x12\n\ncarried_by\x18\x07 \x01(\t\x12\x12\n\nstepped_up\x18\x08 \x01(\x08\x12\x0e\n\x06key_id\x18\t \x01(\t\"\xac\x04\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x11\n\taction_id\x18\x03 \x01(\t\x12\x15\n\raction_digest\x18\x04 \x01(\t\x12\x15\n\rpolicy_digest\x18\x05 \x01(\t\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.oars.v1.ApprovalState\x12\x1a\n\x12required_approvals\x18\x07 \x01(\x05\x12,\n\tdecisions\x18\x08 \x03(\x0b\x32\x19.oars.v1.ApprovalDecision\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0b \x01(\x03\x12\x16\n\x0e\x63\x61ller_subject\x18\x0c \x01(\t\x12\x16\n\x0e\x64isplay_digest\x18\r \x01(\t\x12&\n\x06stages\x18\x0e \x03(\x0b\x32\x16.oars.v1.ApprovalStage\x12\x15\n\rcurrent_stage\x18\x0f \x01(\x05\x12\x18\n\x10step_up_required\x18\x10 \x01(\x08\x12\x1a\n\x12signature_required\x18\x11 \x01(\x08\x12\x30\n\x0c\x65scalates_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xce\x01\n\x15\x44\x65\x63ideApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12!\n\x07verdict\x18\x03 \x01(\x0e\x32\x10.oars.v1.Verdict\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x15\n\raction_digest\x18\x05 \x01(\t\x12\x16\n\x0e\x64isplay_digest\x18\x06 \x01(\t\x12\x15\n\rone_time_code\x18\x07 \x01(\t\x12\x14\n\x0csigned_grant\x18\x08 \x01(\t\"a\n\x16\x44\x65\x63ideApprovalResponse\x12#\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x11.oars.v1.Approval\x12\"\n\x08receipts\x18\x02 \x03(\x0b\x32\x10.oars.v1.Receipt\"<\n\x12GetApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"b\n\x13GetApprovalResponse\x12#\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x11.oars.v1.Approval\x12\x0f\n\x07\x64isplay\x18\x02 \x01(\t\x12\x15\n\rgrant_payload\x18\x03 \x01(\x0c\"\x96\x01\n\x14ListApprovalsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.oars.v1.ApprovalState\x12\x0c\n\x04mine\x18\x05 \x01(\x08\x12\x0f\n\x07overdue\x18\x06 \x01(\x08\"V\n\x15ListApprovalsResponse\x12$\n\tapprovals\x18\x01 \x03(\x0b\x32\x11.oars.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x15WatchApprovalsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04mine\x18\x02 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\\\n\x16WatchApprovalsResponse\x12#\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x11.oars.v1.Approval\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\r\n\x05\x66inal\x18\x03 \x01(\x08*\xdb\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x1b\n\x17\x41PPROVAL_STATE_REJECTED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1b\n\x17\x41PPROVAL_STATE_CANCELED\x10\x05\x12\x1b\n\x17\x41PPROVAL_STATE_CONSUMED\x10\x06*W\n\tStageMode\x12\x1a\n\x16STAGE_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13STAGE_MODE_PARALLEL\x10\x01\x12\x15\n\x11STAGE_MODE_SERIAL\x10\x02*K\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_APPROVE\x10\x01\x12\x12\n\x0eVERDICT_REJECT\x10\x02\x32\xde\x03\n\x0f\x41pprovalService\x12\x82\x01\n\x0e\x44\x65\x63ideApproval\x12\x1e.oars.v1.DecideApprovalRequest\x1a\x1f.oars.v1.DecideApprovalResponse\"/\x82\xd3\xe4\x93\x02)\"$/v1/approvals/{approval_id}/decision:\x01*\x12m\n\x0bGetApproval\x12\x1b.oars.v1.GetApprovalRequest\x1a\x1c.oars.v1.GetApprovalResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/approvals/{approval_id}\x12\x65\n\rListApprovals\x12\x1d.oars.v1.ListApprovalsRequest\x1a\x1e.oars.v1.ListApprovalsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/approvals\x12p\n\x0eWatchApprovals\x12\x1e.oars.v1.WatchApprovalsRequest\x1a\x1f.oars.v1.WatchApprovalsResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/approvals:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,26 +40,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPROVALSERVICE'].methods_by_name['GetApproval']._serialized_options = b'\202\323\344\223\002\035\022\033/v1/approvals/{approval_id}'
   _globals['_APPROVALSERVICE'].methods_by_name['ListApprovals']._loaded_options = None
   _globals['_APPROVALSERVICE'].methods_by_name['ListApprovals']._serialized_options = b'\202\323\344\223\002\017\022\r/v1/approvals'
-  _globals['_APPROVALSTATE']._serialized_start=1174
-  _globals['_APPROVALSTATE']._serialized_end=1364
-  _globals['_VERDICT']._serialized_start=1366
-  _globals['_VERDICT']._serialized_end=1441
-  _globals['_APPROVALDECISION']._serialized_start=122
-  _globals['_APPROVALDECISION']._serialized_end=257
-  _globals['_APPROVAL']._serialized_start=260
-  _globals['_APPROVAL']._serialized_end=601
-  _globals['_DECIDEAPPROVALREQUEST']._serialized_start=604
-  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=741
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=743
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=840
-  _globals['_GETAPPROVALREQUEST']._serialized_start=842
-  _globals['_GETAPPROVALREQUEST']._serialized_end=902
-  _globals['_GETAPPROVALRESPONSE']._serialized_start=904
-  _globals['_GETAPPROVALRESPONSE']._serialized_end=962
-  _globals['_LISTAPPROVALSREQUEST']._serialized_start=964
-  _globals['_LISTAPPROVALSREQUEST']._serialized_end=1083
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=1085
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=1171
-  _globals['_APPROVALSERVICE']._serialized_start=1444
-  _globals['_APPROVALSERVICE']._serialized_end=1808
+  _globals['_APPROVALSERVICE'].methods_by_name['WatchApprovals']._loaded_options = None
+  _globals['_APPROVALSERVICE'].methods_by_name['WatchApprovals']._serialized_options = b'\202\323\344\223\002\025\022\023/v1/approvals:watch'
+  _globals['_APPROVALSTATE']._serialized_start=2397
+  _globals['_APPROVALSTATE']._serialized_end=2616
+  _globals['_STAGEMODE']._serialized_start=2618
+  _globals['_STAGEMODE']._serialized_end=2705
+  _globals['_VERDICT']._serialized_start=2707
+  _globals['_VERDICT']._serialized_end=2782
+  _globals['_APPROVER']._serialized_start=121
+  _globals['_APPROVER']._serialized_end=164
+  _globals['_STAGE']._serialized_start=167
+  _globals['_STAGE']._serialized_end=349
+  _globals['_WORKFLOW']._serialized_start=352
+  _globals['_WORKFLOW']._serialized_end=501
+  _globals['_APPROVALSTAGE']._serialized_start=504
+  _globals['_APPROVALSTAGE']._serialized_end=719
+  _globals['_APPROVALDECISION']._serialized_start=722
+  _globals['_APPROVALDECISION']._serialized_end=956
+  _globals['_APPROVAL']._serialized_start=959
+  _globals['_APPROVAL']._serialized_end=1515
+  _globals['_DECIDEAPPROVALREQUEST']._serialized_start=1518
+  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=1724
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=1726
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=1823
+  _globals['_GETAPPROVALREQUEST']._serialized_start=1825
+  _globals['_GETAPPROVALREQUEST']._serialized_end=1885
+  _globals['_GETAPPROVALRESPONSE']._serialized_start=1887
+  _globals['_GETAPPROVALRESPONSE']._serialized_end=1985
+  _globals['_LISTAPPROVALSREQUEST']._serialized_start=1988
+  _globals['_LISTAPPROVALSREQUEST']._serialized_end=2138
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=2140
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=2226
+  _globals['_WATCHAPPROVALSREQUEST']._serialized_start=2228
+  _globals['_WATCHAPPROVALSREQUEST']._serialized_end=2300
+  _globals['_WATCHAPPROVALSRESPONSE']._serialized_start=2302
+  _globals['_WATCHAPPROVALSRESPONSE']._serialized_end=2394
+  _globals['_APPROVALSERVICE']._serialized_start=2785
+  _globals['_APPROVALSERVICE']._serialized_end=3263
 # @@protoc_insertion_point(module_scope)

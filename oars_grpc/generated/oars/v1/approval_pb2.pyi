@@ -32,13 +32,15 @@ class _ApprovalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Approva
     APPROVAL_STATE_PENDING: _ApprovalState.ValueType  # 1
     """Waits for decisions."""
     APPROVAL_STATE_APPROVED: _ApprovalState.ValueType  # 2
-    """Granted. Final."""
+    """Granted, and not used yet."""
     APPROVAL_STATE_REJECTED: _ApprovalState.ValueType  # 3
     """Rejected: the action is denied. Final."""
     APPROVAL_STATE_EXPIRED: _ApprovalState.ValueType  # 4
     """Nobody decided in time. Final."""
     APPROVAL_STATE_CANCELED: _ApprovalState.ValueType  # 5
     """The action was withdrawn. Final."""
+    APPROVAL_STATE_CONSUMED: _ApprovalState.ValueType  # 6
+    """The grant is used: execution has started. Granted again if the start fails before any effect."""
 
 class ApprovalState(_ApprovalState, metaclass=_ApprovalStateEnumTypeWrapper):
     """Where an approval stands."""
@@ -48,14 +50,40 @@ APPROVAL_STATE_UNSPECIFIED: ApprovalState.ValueType  # 0
 APPROVAL_STATE_PENDING: ApprovalState.ValueType  # 1
 """Waits for decisions."""
 APPROVAL_STATE_APPROVED: ApprovalState.ValueType  # 2
-"""Granted. Final."""
+"""Granted, and not used yet."""
 APPROVAL_STATE_REJECTED: ApprovalState.ValueType  # 3
 """Rejected: the action is denied. Final."""
 APPROVAL_STATE_EXPIRED: ApprovalState.ValueType  # 4
 """Nobody decided in time. Final."""
 APPROVAL_STATE_CANCELED: ApprovalState.ValueType  # 5
 """The action was withdrawn. Final."""
+APPROVAL_STATE_CONSUMED: ApprovalState.ValueType  # 6
+"""The grant is used: execution has started. Granted again if the start fails before any effect."""
 Global___ApprovalState: _TypeAlias = ApprovalState  # noqa: Y015
+
+class _StageMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StageModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StageMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STAGE_MODE_UNSPECIFIED: _StageMode.ValueType  # 0
+    """Treated as parallel."""
+    STAGE_MODE_PARALLEL: _StageMode.ValueType  # 1
+    """In any order."""
+    STAGE_MODE_SERIAL: _StageMode.ValueType  # 2
+    """One after the other, in the order of `approvers`."""
+
+class StageMode(_StageMode, metaclass=_StageModeEnumTypeWrapper):
+    """How the approvers of a stage take part."""
+
+STAGE_MODE_UNSPECIFIED: StageMode.ValueType  # 0
+"""Treated as parallel."""
+STAGE_MODE_PARALLEL: StageMode.ValueType  # 1
+"""In any order."""
+STAGE_MODE_SERIAL: StageMode.ValueType  # 2
+"""One after the other, in the order of `approvers`."""
+Global___StageMode: _TypeAlias = StageMode  # noqa: Y015
 
 class _Verdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -82,6 +110,172 @@ VERDICT_REJECT: Verdict.ValueType  # 2
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
+class Approver(_message.Message):
+    """Somebody who may decide: one principal, or everybody of a role."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """A subject (SPIFFE id, RFC 4514 name, or that of a token) or a service account id."""
+    role: _builtins.str
+    """`approver` or `admin`. Exactly one of the two is given."""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        role: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approver: _TypeAlias = Approver  # noqa: Y015
+
+@_typing.final
+class Stage(_message.Message):
+    """One stage of a workflow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    REQUIRED_APPROVALS_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    SLA_SECONDS_FIELD_NUMBER: _builtins.int
+    ESCALATE_TO_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For people. Required; up to 64 characters."""
+    mode: Global___StageMode.ValueType
+    """How the approvers take part."""
+    required_approvals: _builtins.int
+    """Distinct principals that must approve, 1 to 16; 0 means 1."""
+    sla_seconds: _builtins.int
+    """Seconds from the beginning of the stage after which it is overdue; 0 means never."""
+    @_builtins.property
+    def approvers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approver]:
+        """Who may decide, up to 32. Empty means anybody of the roles approver and admin; a serial stage
+        names at least as many as it requires.
+        """
+
+    @_builtins.property
+    def escalate_to(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approver]:
+        """Who becomes an approver of the stage when it is overdue, up to 32; only with `sla_seconds`."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        mode: Global___StageMode.ValueType = ...,
+        required_approvals: _builtins.int = ...,
+        approvers: _abc.Iterable[Global___Approver] | None = ...,
+        sla_seconds: _builtins.int = ...,
+        escalate_to: _abc.Iterable[Global___Approver] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "escalate_to", b"escalate_to", "mode", b"mode", "name", b"name", "required_approvals", b"required_approvals", "sla_seconds", b"sla_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stage: _TypeAlias = Stage  # noqa: Y015
+
+@_typing.final
+class Workflow(_message.Message):
+    """Who answers for actions that wait for people: stages, one after the other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    EXPIRES_SECONDS_FIELD_NUMBER: _builtins.int
+    STEP_UP_FIELD_NUMBER: _builtins.int
+    SIGNED_GRANTS_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """1 to 64 characters of [a-z0-9_-], beginning with a letter; rules name it. `default` serves the
+    rules that name none.
+    """
+    description: _builtins.str
+    """For people. Up to 256 characters."""
+    expires_seconds: _builtins.int
+    """How long the whole waits, in seconds; 0 means the tenant's `approval_seconds`."""
+    step_up: _builtins.bool
+    """Every approval needs a one-time code, whatever the risk."""
+    signed_grants: _builtins.bool
+    """Every approval needs the signature of a key that is registered for the approver."""
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]:
+        """The stages, 1 to 8."""
+
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        description: _builtins.str = ...,
+        stages: _abc.Iterable[Global___Stage] | None = ...,
+        expires_seconds: _builtins.int = ...,
+        step_up: _builtins.bool = ...,
+        signed_grants: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "expires_seconds", b"expires_seconds", "signed_grants", b"signed_grants", "stages", b"stages", "step_up", b"step_up", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Workflow: _TypeAlias = Workflow  # noqa: Y015
+
+@_typing.final
+class ApprovalStage(_message.Message):
+    """A stage of one approval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    ESCALATED_AT_FIELD_NUMBER: _builtins.int
+    COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """The workflow that asked for it."""
+    @_builtins.property
+    def stage(self) -> Global___Stage:
+        """What it asks, as it was when the approval was opened."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began; unset while an earlier one is under way."""
+
+    @_builtins.property
+    def escalated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was escalated; unset where it was not."""
+
+    @_builtins.property
+    def completed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it had the approvals that it requires; unset before."""
+
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        stage: Global___Stage | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        escalated_at: _timestamp_pb2.Timestamp | None = ...,
+        completed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "escalated_at", b"escalated_at", "stage", b"stage", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "escalated_at", b"escalated_at", "stage", b"stage", "started_at", b"started_at", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalStage: _TypeAlias = ApprovalStage  # noqa: Y015
+
+@_typing.final
 class ApprovalDecision(_message.Message):
     """One decision of one principal."""
 
@@ -91,12 +285,27 @@ class ApprovalDecision(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DECIDED_AT_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    CARRIED_BY_FIELD_NUMBER: _builtins.int
+    STEPPED_UP_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     approver: _builtins.str
     """The verified identity that decided."""
     verdict: Global___Verdict.ValueType
     """What it decided."""
     reason: _builtins.str
     """Why, in its own words."""
+    stage: _builtins.int
+    """The stage that it counts in, from 0."""
+    service_account_id: _builtins.str
+    """The service account of the approver; empty where the operator named none."""
+    carried_by: _builtins.str
+    """The identity over whose certificate a person's token came; empty for a certificate's own."""
+    stepped_up: _builtins.bool
+    """A one-time code was given along."""
+    key_id: _builtins.str
+    """The key by which the approver signed the grant; empty where it is not signed."""
     @_builtins.property
     def decided_at(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -108,10 +317,15 @@ class ApprovalDecision(_message.Message):
         verdict: Global___Verdict.ValueType = ...,
         reason: _builtins.str = ...,
         decided_at: _timestamp_pb2.Timestamp | None = ...,
+        stage: _builtins.int = ...,
+        service_account_id: _builtins.str = ...,
+        carried_by: _builtins.str = ...,
+        stepped_up: _builtins.bool = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver", "decided_at", b"decided_at", "reason", b"reason", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver", "carried_by", b"carried_by", "decided_at", b"decided_at", "key_id", b"key_id", "reason", b"reason", "service_account_id", b"service_account_id", "stage", b"stage", "stepped_up", b"stepped_up", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,6 +348,13 @@ class Approval(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CALLER_SUBJECT_FIELD_NUMBER: _builtins.int
+    DISPLAY_DIGEST_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    CURRENT_STAGE_FIELD_NUMBER: _builtins.int
+    STEP_UP_REQUIRED_FIELD_NUMBER: _builtins.int
+    SIGNATURE_REQUIRED_FIELD_NUMBER: _builtins.int
+    ESCALATES_AT_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """`apr_` and 26 characters; sortable by time."""
     tenant_id: _builtins.str
@@ -150,6 +371,16 @@ class Approval(_message.Message):
     """Distinct principals that must approve."""
     version: _builtins.int
     """Counts the changes, from 1."""
+    caller_subject: _builtins.str
+    """The identity that submitted the action."""
+    display_digest: _builtins.str
+    """SHA-256 (hex) over what approvers are shown (`GetApprovalResponse.display`)."""
+    current_stage: _builtins.int
+    """The stage under way, from 0; the number of stages where all are complete."""
+    step_up_required: _builtins.bool
+    """Approving needs a one-time code."""
+    signature_required: _builtins.bool
+    """Approving needs the signature of a registered key."""
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApprovalDecision]:
         """The decisions so far."""
@@ -161,6 +392,14 @@ class Approval(_message.Message):
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When it expires."""
+
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApprovalStage]:
+        """The stages, in order."""
+
+    @_builtins.property
+    def escalates_at(self) -> _timestamp_pb2.Timestamp:
+        """When the stage under way is overdue; unset where it has no such time or is escalated."""
 
     def __init__(
         self,
@@ -176,10 +415,17 @@ class Approval(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
+        caller_subject: _builtins.str = ...,
+        display_digest: _builtins.str = ...,
+        stages: _abc.Iterable[Global___ApprovalStage] | None = ...,
+        current_stage: _builtins.int = ...,
+        step_up_required: _builtins.bool = ...,
+        signature_required: _builtins.bool = ...,
+        escalates_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "escalates_at", b"escalates_at", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "approval_id", b"approval_id", "created_at", b"created_at", "decisions", b"decisions", "expires_at", b"expires_at", "policy_digest", b"policy_digest", "required_approvals", b"required_approvals", "state", b"state", "tenant_id", b"tenant_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "approval_id", b"approval_id", "caller_subject", b"caller_subject", "created_at", b"created_at", "current_stage", b"current_stage", "decisions", b"decisions", "display_digest", b"display_digest", "escalates_at", b"escalates_at", "expires_at", b"expires_at", "policy_digest", b"policy_digest", "required_approvals", b"required_approvals", "signature_required", b"signature_required", "stages", b"stages", "state", b"state", "step_up_required", b"step_up_required", "tenant_id", b"tenant_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,6 +442,9 @@ class DecideApprovalRequest(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ACTION_DIGEST_FIELD_NUMBER: _builtins.int
+    DISPLAY_DIGEST_FIELD_NUMBER: _builtins.int
+    ONE_TIME_CODE_FIELD_NUMBER: _builtins.int
+    SIGNED_GRANT_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     """The approval."""
     tenant_id: _builtins.str
@@ -208,6 +457,14 @@ class DecideApprovalRequest(_message.Message):
     """The `action_digest` that the approver was shown. Required: a decision about anything else is
     refused.
     """
+    display_digest: _builtins.str
+    """The `display_digest` of what the approver was shown. Required: as above."""
+    one_time_code: _builtins.str
+    """Six digits of the approver's second factor; required to approve where `step_up_required`."""
+    signed_grant: _builtins.str
+    """The grant as a DSSE envelope (JSON) signed by a key registered for the approver; required to
+    approve where `signature_required`. `proto/README.md` says what is signed. Up to 8,192 bytes.
+    """
     def __init__(
         self,
         *,
@@ -216,10 +473,13 @@ class DecideApprovalRequest(_message.Message):
         verdict: Global___Verdict.ValueType = ...,
         reason: _builtins.str = ...,
         action_digest: _builtins.str = ...,
+        display_digest: _builtins.str = ...,
+        one_time_code: _builtins.str = ...,
+        signed_grant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "approval_id", b"approval_id", "reason", b"reason", "tenant_id", b"tenant_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "approval_id", b"approval_id", "display_digest", b"display_digest", "one_time_code", b"one_time_code", "reason", b"reason", "signed_grant", b"signed_grant", "tenant_id", b"tenant_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,6 +548,15 @@ class GetApprovalResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVAL_FIELD_NUMBER: _builtins.int
+    DISPLAY_FIELD_NUMBER: _builtins.int
+    GRANT_PAYLOAD_FIELD_NUMBER: _builtins.int
+    display: _builtins.str
+    """What an approver is to be shown, as canonical JSON (RFC 8785): who asks for what with which
+    input, the risk and why policy asks. Its SHA-256 is `display_digest`. Empty where the input was
+    erased.
+    """
+    grant_payload: _builtins.bytes
+    """What the caller would sign to approve at the present stage: the payload of a DSSE envelope."""
     @_builtins.property
     def approval(self) -> Global___Approval:
         """The approval."""
@@ -296,10 +565,12 @@ class GetApprovalResponse(_message.Message):
         self,
         *,
         approval: Global___Approval | None = ...,
+        display: _builtins.str = ...,
+        grant_payload: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "display", b"display", "grant_payload", b"grant_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -315,6 +586,8 @@ class ListApprovalsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    MINE_FIELD_NUMBER: _builtins.int
+    OVERDUE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Tenant; may be left out by a caller that belongs to exactly one."""
     page_size: _builtins.int
@@ -323,6 +596,10 @@ class ListApprovalsRequest(_message.Message):
     """`next_page_token` of the page before, with the same filter."""
     state: Global___ApprovalState.ValueType
     """Only approvals in this state."""
+    mine: _builtins.bool
+    """Only those that the caller may decide now."""
+    overdue: _builtins.bool
+    """Only pending ones whose present stage is past its time."""
     def __init__(
         self,
         *,
@@ -330,10 +607,12 @@ class ListApprovalsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         state: Global___ApprovalState.ValueType = ...,
+        mine: _builtins.bool = ...,
+        overdue: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mine", b"mine", "overdue", b"overdue", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,3 +645,67 @@ class ListApprovalsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListApprovalsResponse: _TypeAlias = ListApprovalsResponse  # noqa: Y015
+
+@_typing.final
+class WatchApprovalsRequest(_message.Message):
+    """Request of WatchApprovals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    MINE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Tenant; may be left out by a caller that belongs to exactly one."""
+    mine: _builtins.bool
+    """Only those that the caller may decide, and what becomes of those until they are closed."""
+    cursor: _builtins.str
+    """`cursor` of the last event seen, of a watch of the same tenant with the same `mine` (by the same
+    caller, if it is set); empty begins with what is pending now.
+    """
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        mine: _builtins.bool = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "mine", b"mine", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchApprovalsRequest: _TypeAlias = WatchApprovalsRequest  # noqa: Y015
+
+@_typing.final
+class WatchApprovalsResponse(_message.Message):
+    """One event of WatchApprovals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where to go on."""
+    final: _builtins.bool
+    """Set on the last event: the watch ends and may be opened again."""
+    @_builtins.property
+    def approval(self) -> Global___Approval:
+        """The approval as it stands now; unset on the final event."""
+
+    def __init__(
+        self,
+        *,
+        approval: Global___Approval | None = ...,
+        cursor: _builtins.str = ...,
+        final: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "cursor", b"cursor", "final", b"final"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchApprovalsResponse: _TypeAlias = WatchApprovalsResponse  # noqa: Y015

@@ -51,6 +51,11 @@ class ApprovalServiceStub:
                 request_serializer=oars_dot_v1_dot_approval__pb2.ListApprovalsRequest.SerializeToString,
                 response_deserializer=oars_dot_v1_dot_approval__pb2.ListApprovalsResponse.FromString,
                 _registered_method=True)
+        self.WatchApprovals = channel.unary_stream(
+                '/oars.v1.ApprovalService/WatchApprovals',
+                request_serializer=oars_dot_v1_dot_approval__pb2.WatchApprovalsRequest.SerializeToString,
+                response_deserializer=oars_dot_v1_dot_approval__pb2.WatchApprovalsResponse.FromString,
+                _registered_method=True)
 
 
 class ApprovalServiceServicer:
@@ -59,14 +64,16 @@ class ApprovalServiceServicer:
     """
 
     def DecideApproval(self, request, context):
-        """Approves or rejects. Compare-and-set: of two racing decisions one wins, the other is refused.
+        """Approves or rejects. Compare-and-set: of racing decisions each is taken on top of the one before,
+        or refused. An approval of an action of critical risk needs a one-time code; a workflow may ask
+        for that always, and for a signature by a key that only the approver holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetApproval(self, request, context):
-        """Reads one approval.
+        """Reads one approval with what its approvers are to be shown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,6 +81,16 @@ class ApprovalServiceServicer:
 
     def ListApprovals(self, request, context):
         """Lists the tenant's approvals, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchApprovals(self, request, context):
+        """Streams the tenant's approvals as they are opened, decided, escalated and closed. Begins with
+        those that are pending now, newest first; each comes as it stands when it is sent, so that of
+        several changes at once only the last is seen. Ends with an explicit final event, after which it
+        may be opened again at `cursor`: nothing is missed, though an event may come twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +113,11 @@ def add_ApprovalServiceServicer_to_server(servicer, server):
                     servicer.ListApprovals,
                     request_deserializer=oars_dot_v1_dot_approval__pb2.ListApprovalsRequest.FromString,
                     response_serializer=oars_dot_v1_dot_approval__pb2.ListApprovalsResponse.SerializeToString,
+            ),
+            'WatchApprovals': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchApprovals,
+                    request_deserializer=oars_dot_v1_dot_approval__pb2.WatchApprovalsRequest.FromString,
+                    response_serializer=oars_dot_v1_dot_approval__pb2.WatchApprovalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +203,33 @@ class ApprovalService:
             '/oars.v1.ApprovalService/ListApprovals',
             oars_dot_v1_dot_approval__pb2.ListApprovalsRequest.SerializeToString,
             oars_dot_v1_dot_approval__pb2.ListApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/oars.v1.ApprovalService/WatchApprovals',
+            oars_dot_v1_dot_approval__pb2.WatchApprovalsRequest.SerializeToString,
+            oars_dot_v1_dot_approval__pb2.WatchApprovalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

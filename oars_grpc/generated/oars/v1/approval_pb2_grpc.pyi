@@ -36,11 +36,20 @@ class ApprovalServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ApprovalServiceAsyncStub: ...
     DecideApproval: _grpc.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]
-    """Approves or rejects. Compare-and-set: of two racing decisions one wins, the other is refused."""
+    """Approves or rejects. Compare-and-set: of racing decisions each is taken on top of the one before,
+    or refused. An approval of an action of critical risk needs a one-time code; a workflow may ask
+    for that always, and for a signature by a key that only the approver holds.
+    """
     GetApproval: _grpc.UnaryUnaryMultiCallable[_approval_pb2.GetApprovalRequest, _approval_pb2.GetApprovalResponse]
-    """Reads one approval."""
+    """Reads one approval with what its approvers are to be shown."""
     ListApprovals: _grpc.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalsRequest, _approval_pb2.ListApprovalsResponse]
     """Lists the tenant's approvals, newest first."""
+    WatchApprovals: _grpc.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]
+    """Streams the tenant's approvals as they are opened, decided, escalated and closed. Begins with
+    those that are pending now, newest first; each comes as it stands when it is sent, so that of
+    several changes at once only the last is seen. Ends with an explicit final event, after which it
+    may be opened again at `cursor`: nothing is missed, though an event may come twice.
+    """
 
 @_typing.type_check_only
 class ApprovalServiceAsyncStub(ApprovalServiceStub):
@@ -50,11 +59,20 @@ class ApprovalServiceAsyncStub(ApprovalServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.DecideApprovalRequest, _approval_pb2.DecideApprovalResponse]  # type: ignore[assignment]
-    """Approves or rejects. Compare-and-set: of two racing decisions one wins, the other is refused."""
+    """Approves or rejects. Compare-and-set: of racing decisions each is taken on top of the one before,
+    or refused. An approval of an action of critical risk needs a one-time code; a workflow may ask
+    for that always, and for a signature by a key that only the approver holds.
+    """
     GetApproval: _aio.UnaryUnaryMultiCallable[_approval_pb2.GetApprovalRequest, _approval_pb2.GetApprovalResponse]  # type: ignore[assignment]
-    """Reads one approval."""
+    """Reads one approval with what its approvers are to be shown."""
     ListApprovals: _aio.UnaryUnaryMultiCallable[_approval_pb2.ListApprovalsRequest, _approval_pb2.ListApprovalsResponse]  # type: ignore[assignment]
     """Lists the tenant's approvals, newest first."""
+    WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_pb2.WatchApprovalsRequest, _approval_pb2.WatchApprovalsResponse]  # type: ignore[assignment]
+    """Streams the tenant's approvals as they are opened, decided, escalated and closed. Begins with
+    those that are pending now, newest first; each comes as it stands when it is sent, so that of
+    several changes at once only the last is seen. Ends with an explicit final event, after which it
+    may be opened again at `cursor`: nothing is missed, though an event may come twice.
+    """
 
 class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers for actions that wait for people. The approver is the authenticated principal, never a
@@ -67,7 +85,10 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _approval_pb2.DecideApprovalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_approval_pb2.DecideApprovalResponse, _abc.Awaitable[_approval_pb2.DecideApprovalResponse]]:
-        """Approves or rejects. Compare-and-set: of two racing decisions one wins, the other is refused."""
+        """Approves or rejects. Compare-and-set: of racing decisions each is taken on top of the one before,
+        or refused. An approval of an action of critical risk needs a one-time code; a workflow may ask
+        for that always, and for a signature by a key that only the approver holds.
+        """
 
     @_abc_1.abstractmethod
     def GetApproval(
@@ -75,7 +96,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _approval_pb2.GetApprovalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_approval_pb2.GetApprovalResponse, _abc.Awaitable[_approval_pb2.GetApprovalResponse]]:
-        """Reads one approval."""
+        """Reads one approval with what its approvers are to be shown."""
 
     @_abc_1.abstractmethod
     def ListApprovals(
@@ -84,5 +105,17 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_approval_pb2.ListApprovalsResponse, _abc.Awaitable[_approval_pb2.ListApprovalsResponse]]:
         """Lists the tenant's approvals, newest first."""
+
+    @_abc_1.abstractmethod
+    def WatchApprovals(
+        self,
+        request: _approval_pb2.WatchApprovalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_approval_pb2.WatchApprovalsResponse], _abc.AsyncIterator[_approval_pb2.WatchApprovalsResponse]]:
+        """Streams the tenant's approvals as they are opened, decided, escalated and closed. Begins with
+        those that are pending now, newest first; each comes as it stands when it is sent, so that of
+        several changes at once only the last is seen. Ends with an explicit final event, after which it
+        may be opened again at `cursor`: nothing is missed, though an event may come twice.
+        """
 
 def add_ApprovalServiceServicer_to_server(servicer: ApprovalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

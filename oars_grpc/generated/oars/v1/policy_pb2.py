@@ -26,15 +26,18 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from oars_grpc.generated.oars.v1 import context_pb2 as oars_dot_v1_dot_context__pb2
+from oars_grpc.generated.oars.v1 import replay_pb2 as oars_dot_v1_dot_replay__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14oars/v1/policy.proto\x12\x07oars.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15oars/v1/context.proto\"5\n\rTimeWindowUtc\x12\x12\n\nstart_hour\x18\x01 \x01(\x05\x12\x10\n\x08\x65nd_hour\x18\x02 \x01(\x05\"\xfa\x01\n\tRuleMatch\x12\x10\n\x08tool_ids\x18\x01 \x03(\t\x12\x12\n\noperations\x18\x02 \x03(\t\x12\x17\n\x0ftarget_contains\x18\x03 \x03(\t\x12%\n\nrisk_tiers\x18\x04 \x03(\x0e\x32\x11.oars.v1.RiskTier\x12\x14\n\x0c\x65nvironments\x18\x05 \x03(\t\x12\x1b\n\x13required_data_types\x18\x06 \x03(\t\x12/\n\x0ftime_window_utc\x18\x07 \x01(\x0b\x32\x16.oars.v1.TimeWindowUtc\x12\x11\n\tagent_ids\x18\x08 \x03(\t\x12\x10\n\x08user_ids\x18\t \x03(\t\"\x90\x01\n\x04Rule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x1f\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\x0e\x32\x0f.oars.v1.Effect\x12!\n\x05match\x18\x05 \x01(\x0b\x32\x12.oars.v1.RuleMatch\x12\x11\n\tcondition\x18\x06 \x01(\t\"\x8b\x01\n\x0ePolicyDocument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x38\n\x13\x63ombining_algorithm\x18\x03 \x01(\x0e\x32\x1b.oars.v1.CombiningAlgorithm\x12\x1c\n\x05rules\x18\x04 \x03(\x0b\x32\r.oars.v1.Rule\"\xe3\x01\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.oars.v1.PolicyState\x12)\n\x08\x64ocument\x18\x06 \x01(\x0b\x32\x17.oars.v1.PolicyDocument\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x08 \x01(\t\"#\n\x04\x46\x61\x63t\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x8f\x01\n\x0bRuleOutcome\x12\x0f\n\x07rule_id\x18\x01 \x01(\t\x12\x1f\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\x0e\x32\x0f.oars.v1.Effect\x12\x15\n\rindeterminate\x18\x03 \x01(\x08\x12\x15\n\rmissing_facts\x18\x04 \x03(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08\x64\x65\x63iding\x18\x06 \x01(\x08\":\n\nRiskSignal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"u\n\x04Risk\x12\r\n\x05score\x18\x01 \x01(\x05\x12\x1f\n\x04tier\x18\x02 \x01(\x0e\x32\x11.oars.v1.RiskTier\x12$\n\x07signals\x18\x03 \x03(\x0b\x32\x13.oars.v1.RiskSignal\x12\x17\n\x0foperation_class\x18\x04 \x01(\t\"\x8f\x02\n\x08\x44\x65\x63ision\x12\x1f\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0f.oars.v1.Effect\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\x16\n\x0epolicy_version\x18\x03 \x01(\x03\x12\x15\n\rpolicy_digest\x18\x04 \x01(\t\x12#\n\x05rules\x18\x05 \x03(\x0b\x32\x14.oars.v1.RuleOutcome\x12\x15\n\rmissing_facts\x18\x06 \x03(\t\x12\x1c\n\x05\x66\x61\x63ts\x18\x07 \x03(\x0b\x32\r.oars.v1.Fact\x12\x14\n\x0c\x64\x65\x66\x61ult_deny\x18\x08 \x01(\x08\x12\x13\n\x0b\x65xplanation\x18\t \x01(\t\x12\x1b\n\x04risk\x18\n \x01(\x0b\x32\r.oars.v1.Risk\"S\n\x13\x43reatePolicyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.oars.v1.PolicyDocument\"7\n\x14\x43reatePolicyResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Policy\"8\n\x10GetPolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"4\n\x11GetPolicyResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Policy\"O\n\x13ListPoliciesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x14ListPoliciesResponse\x12!\n\x08policies\x18\x01 \x03(\x0b\x32\x0f.oars.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x14PublishPolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"8\n\x15PublishPolicyResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Policy\"=\n\x15RollbackPolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"9\n\x16RollbackPolicyResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Policy\"\x98\x02\n\x15SimulatePolicyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.oars.v1.PolicyDocument\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12#\n\x08resource\x18\x05 \x01(\x0b\x32\x11.oars.v1.Resource\x12\'\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x16.oars.v1.ActionContext\x12&\n\x05input\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12(\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x16SimulatePolicyResponse\x12#\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x11.oars.v1.Decision*n\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45\x46\x46\x45\x43T_ALLOW\x10\x01\x12\x0f\n\x0b\x45\x46\x46\x45\x43T_DENY\x10\x02\x12\x12\n\x0e\x45\x46\x46\x45\x43T_APPROVE\x10\x03\x12\x15\n\x11\x45\x46\x46\x45\x43T_QUARANTINE\x10\x04*\x86\x01\n\x12\x43ombiningAlgorithm\x12#\n\x1f\x43OMBINING_ALGORITHM_UNSPECIFIED\x10\x00\x12&\n\"COMBINING_ALGORITHM_STRICTEST_WINS\x10\x01\x12#\n\x1f\x43OMBINING_ALGORITHM_FIRST_MATCH\x10\x02*z\n\x08RiskTier\x12\x19\n\x15RISK_TIER_UNSPECIFIED\x10\x00\x12\x11\n\rRISK_TIER_LOW\x10\x01\x12\x14\n\x10RISK_TIER_MEDIUM\x10\x02\x12\x12\n\x0eRISK_TIER_HIGH\x10\x03\x12\x16\n\x12RISK_TIER_CRITICAL\x10\x04*|\n\x0bPolicyState\x12\x1c\n\x18POLICY_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_STATE_DRAFT\x10\x01\x12\x1a\n\x16POLICY_STATE_PUBLISHED\x10\x02\x12\x1b\n\x17POLICY_STATE_SUPERSEDED\x10\x03\x32\xb1\x05\n\rPolicyService\x12\x64\n\x0c\x43reatePolicy\x12\x1c.oars.v1.CreatePolicyRequest\x1a\x1d.oars.v1.CreatePolicyResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/policies:\x01*\x12\x64\n\tGetPolicy\x12\x19.oars.v1.GetPolicyRequest\x1a\x1a.oars.v1.GetPolicyResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/policies/{policy_id}\x12\x61\n\x0cListPolicies\x12\x1c.oars.v1.ListPoliciesRequest\x1a\x1d.oars.v1.ListPoliciesResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/policies\x12{\n\rPublishPolicy\x12\x1d.oars.v1.PublishPolicyRequest\x1a\x1e.oars.v1.PublishPolicyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/policies/{policy_id}/publish:\x01*\x12\x7f\n\x0eRollbackPolicy\x12\x1e.oars.v1.RollbackPolicyRequest\x1a\x1f.oars.v1.RollbackPolicyResponse\",\x82\xd3\xe4\x93\x02&\"!/v1/policies/{policy_id}/rollback:\x01*\x12s\n\x0eSimulatePolicy\x12\x1e.oars.v1.SimulatePolicyRequest\x1a\x1f.oars.v1.SimulatePolicyResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/policies/simulate:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14oars/v1/policy.proto\x12\x07oars.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15oars/v1/context.proto\x1a\x14oars/v1/replay.proto\"5\n\rTimeWindowUtc\x12\x12\n\nstart_hour\x18\x01 \x01(\x05\x12\x10\n\x08\x65nd_hour\x18\x02 \x01(\x05\"\xfa\x01\n\tRuleMatch\x12\x10\n\x08tool_ids\x18\x01 \x03(\t\x12\x12\n\noperations\x18\x02 \x03(\t\x12\x17\n\x0ftarget_contains\x18\x03 \x03(\t\x12%\n\nrisk_tiers\x18\x04 \x03(\x0e\x32\x11.oars.v1.RiskTier\x12\x14\n\x0c\x65nvironments\x18\x05 \x03(\t\x12\x1b\n\x13required_data_types\x18\x06 \x03(\t\x12/\n\x0ftime_window_utc\x18\x07 \x01(\x0b\x32\x16.oars.v1.TimeWindowUtc\x12\x11\n\tagent_ids\x18\x08 \x03(\t\x12\x10\n\x08user_ids\x18\t \x03(\t\"\xa5\x01\n\x04Rule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x1f\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\x0e\x32\x0f.oars.v1.Effect\x12!\n\x05match\x18\x05 \x01(\x0b\x32\x12.oars.v1.RuleMatch\x12\x11\n\tcondition\x18\x06 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x07 \x01(\t\"\x8b\x01\n\x0ePolicyDocument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x38\n\x13\x63ombining_algorithm\x18\x03 \x01(\x0e\x32\x1b.oars.v1.CombiningAlgorithm\x12\x1c\n\x05rules\x18\x04 \x03(\x0b\x32\r.oars.v1.Rule\"\xa9\x02\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.oars.v1.PolicyState\x12)\n\x08\x64ocument\x18\x06 \x01(\x0b\x32\x17.oars.v1.PolicyDocument\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x08 \x01(\t\x12/\n\x0b\x61rchived_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61rchived_by\x18\n \x01(\t\"#\n\x04\x46\x61\x63t\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x8f\x01\n\x0bRuleOutcome\x12\x0f\n\x07rule_id\x18\x01 \x01(\t\x12\x1f\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\x0e\x32\x0f.oars.v1.Effect\x12\x15\n\rindeterminate\x18\x03 \x01(\x08\x12\x15\n\rmissing_facts\x18\x04 \x03(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08\x64\x65\x63iding\x18\x06 \x01(\x08\":\n\nRiskSignal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"u\n\x04Risk\x12\r\n\x05score\x18\x01 \x01(\x05\x12\x1f\n\x04tier\x18\x02 \x01(\x0e\x32\x11.oars.v1.RiskTier\x12$\n\x07signals\x18\x03 \x03(\x0b\x32\x13.oars.v1.RiskSignal\x12\x17\n\x0foperation_class\x18\x04 \x01(\t\"U\n\x06\x44\x65nial\x12\x10\n\x08rule_ids\x18\x01 \x03(\t\x12\"\n\totherwise\x18\x02 \x01(\x0e\x32\x0f.oars.v1.Effect\x12\x15\n\rmissing_facts\x18\x03 \x03(\t\"\xb0\x02\n\x08\x44\x65\x63ision\x12\x1f\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x0f.oars.v1.Effect\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\x16\n\x0epolicy_version\x18\x03 \x01(\x03\x12\x15\n\rpolicy_digest\x18\x04 \x01(\t\x12#\n\x05rules\x18\x05 \x03(\x0b\x32\x14.oars.v1.RuleOutcome\x12\x15\n\rmissing_facts\x18\x06 \x03(\t\x12\x1c\n\x05\x66\x61\x63ts\x18\x07 \x03(\x0b\x32\r.oars.v1.Fact\x12\x14\n\x0c\x64\x65\x66\x61ult_deny\x18\x08 \x01(\x08\x12\x13\n\x0b\x65xplanation\x18\t \x01(\t\x12\x1b\n\x04risk\x18\n \x01(\x0b\x32\r.oars.v1.Risk\x12\x1f\n\x06\x64\x65nial\x18\x0b \x01(\x0b\x32\x0f.oars.v1.Denial\"S\n\x13\x43reatePolicyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.oars.v1.PolicyDocument\"7\n\x14\x43reatePolicyResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Policy\"8\n\x10GetPolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"4\n\x11GetPolicyResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Policy\"i\n\x13ListPoliciesRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_archived\x18\x04 \x01(\x08\"R\n\x14ListPoliciesResponse\x12!\n\x08policies\x18\x01 \x03(\x0b\x32\x0f.oars.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x14PublishPolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"8\n\x15PublishPolicyResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Policy\"=\n\x15RollbackPolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"9\n\x16RollbackPolicyResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Policy\"<\n\x14\x41rchivePolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"8\n\x15\x41rchivePolicyResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Policy\"\xc3\x01\n\x12HypotheticalCaller\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x1a\n\x12service_account_id\x18\x03 \x01(\t\x12?\n\nattributes\x18\x04 \x03(\x0b\x32+.oars.v1.HypotheticalCaller.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9d\x01\n\rEvidenceFacts\x12\x16\n\tcoherence\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07support\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08\x63onflict\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x07novelty\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x0c\n\n_coherenceB\n\n\x08_supportB\x0b\n\t_conflictB\n\n\x08_novelty\"\x89\x03\n\x15SimulatePolicyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.oars.v1.PolicyDocument\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12#\n\x08resource\x18\x05 \x01(\x0b\x32\x11.oars.v1.Resource\x12\'\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x16.oars.v1.ActionContext\x12&\n\x05input\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12(\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64\x65legation_chain\x18\t \x03(\t\x12+\n\x06\x63\x61ller\x18\n \x01(\x0b\x32\x1b.oars.v1.HypotheticalCaller\x12(\n\x08\x65vidence\x18\x0b \x01(\x0b\x32\x16.oars.v1.EvidenceFacts\"=\n\x16SimulatePolicyResponse\x12#\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x11.oars.v1.Decision\"\xeb\x01\n\x13ReplayPolicyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x13\n\tpolicy_id\x18\x02 \x01(\tH\x00\x12+\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x17.oars.v1.PolicyDocumentH\x00\x12\x11\n\tfrom_size\x18\x04 \x01(\x03\x12\x0f\n\x07to_size\x18\x05 \x01(\x03\x12\x17\n\x0f\x66rom_checkpoint\x18\x06 \x01(\t\x12\x15\n\rto_checkpoint\x18\x07 \x01(\t\x12\x15\n\x08\x65xamples\x18\x08 \x01(\x05H\x01\x88\x01\x01\x42\x07\n\x05\x64raftB\x0b\n\t_examples*n\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45\x46\x46\x45\x43T_ALLOW\x10\x01\x12\x0f\n\x0b\x45\x46\x46\x45\x43T_DENY\x10\x02\x12\x12\n\x0e\x45\x46\x46\x45\x43T_APPROVE\x10\x03\x12\x15\n\x11\x45\x46\x46\x45\x43T_QUARANTINE\x10\x04*\x86\x01\n\x12\x43ombiningAlgorithm\x12#\n\x1f\x43OMBINING_ALGORITHM_UNSPECIFIED\x10\x00\x12&\n\"COMBINING_ALGORITHM_STRICTEST_WINS\x10\x01\x12#\n\x1f\x43OMBINING_ALGORITHM_FIRST_MATCH\x10\x02*z\n\x08RiskTier\x12\x19\n\x15RISK_TIER_UNSPECIFIED\x10\x00\x12\x11\n\rRISK_TIER_LOW\x10\x01\x12\x14\n\x10RISK_TIER_MEDIUM\x10\x02\x12\x12\n\x0eRISK_TIER_HIGH\x10\x03\x12\x16\n\x12RISK_TIER_CRITICAL\x10\x04*\x97\x01\n\x0bPolicyState\x12\x1c\n\x18POLICY_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_STATE_DRAFT\x10\x01\x12\x1a\n\x16POLICY_STATE_PUBLISHED\x10\x02\x12\x1b\n\x17POLICY_STATE_SUPERSEDED\x10\x03\x12\x19\n\x15POLICY_STATE_ARCHIVED\x10\x04\x32\x9d\x07\n\rPolicyService\x12\x64\n\x0c\x43reatePolicy\x12\x1c.oars.v1.CreatePolicyRequest\x1a\x1d.oars.v1.CreatePolicyResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/policies:\x01*\x12\x64\n\tGetPolicy\x12\x19.oars.v1.GetPolicyRequest\x1a\x1a.oars.v1.GetPolicyResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/policies/{policy_id}\x12\x61\n\x0cListPolicies\x12\x1c.oars.v1.ListPoliciesRequest\x1a\x1d.oars.v1.ListPoliciesResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/policies\x12{\n\rPublishPolicy\x12\x1d.oars.v1.PublishPolicyRequest\x1a\x1e.oars.v1.PublishPolicyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/policies/{policy_id}/publish:\x01*\x12\x7f\n\x0eRollbackPolicy\x12\x1e.oars.v1.RollbackPolicyRequest\x1a\x1f.oars.v1.RollbackPolicyResponse\",\x82\xd3\xe4\x93\x02&\"!/v1/policies/{policy_id}/rollback:\x01*\x12{\n\rArchivePolicy\x12\x1d.oars.v1.ArchivePolicyRequest\x1a\x1e.oars.v1.ArchivePolicyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/policies/{policy_id}/archive:\x01*\x12s\n\x0eSimulatePolicy\x12\x1e.oars.v1.SimulatePolicyRequest\x1a\x1f.oars.v1.SimulatePolicyResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/policies/simulate:\x01*\x12m\n\x0cReplayPolicy\x12\x1c.oars.v1.ReplayPolicyRequest\x1a\x1d.oars.v1.ReplayPolicyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/v1/policies/replay:\x01*0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'oars.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_HYPOTHETICALCALLER_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_HYPOTHETICALCALLER_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_POLICYSERVICE'].methods_by_name['CreatePolicy']._loaded_options = None
   _globals['_POLICYSERVICE'].methods_by_name['CreatePolicy']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/policies:\001*'
   _globals['_POLICYSERVICE'].methods_by_name['GetPolicy']._loaded_options = None
@@ -45,60 +48,78 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICYSERVICE'].methods_by_name['PublishPolicy']._serialized_options = b'\202\323\344\223\002%\" /v1/policies/{policy_id}/publish:\001*'
   _globals['_POLICYSERVICE'].methods_by_name['RollbackPolicy']._loaded_options = None
   _globals['_POLICYSERVICE'].methods_by_name['RollbackPolicy']._serialized_options = b'\202\323\344\223\002&\"!/v1/policies/{policy_id}/rollback:\001*'
+  _globals['_POLICYSERVICE'].methods_by_name['ArchivePolicy']._loaded_options = None
+  _globals['_POLICYSERVICE'].methods_by_name['ArchivePolicy']._serialized_options = b'\202\323\344\223\002%\" /v1/policies/{policy_id}/archive:\001*'
   _globals['_POLICYSERVICE'].methods_by_name['SimulatePolicy']._loaded_options = None
   _globals['_POLICYSERVICE'].methods_by_name['SimulatePolicy']._serialized_options = b'\202\323\344\223\002\032\"\025/v1/policies/simulate:\001*'
-  _globals['_EFFECT']._serialized_start=2619
-  _globals['_EFFECT']._serialized_end=2729
-  _globals['_COMBININGALGORITHM']._serialized_start=2732
-  _globals['_COMBININGALGORITHM']._serialized_end=2866
-  _globals['_RISKTIER']._serialized_start=2868
-  _globals['_RISKTIER']._serialized_end=2990
-  _globals['_POLICYSTATE']._serialized_start=2992
-  _globals['_POLICYSTATE']._serialized_end=3116
-  _globals['_TIMEWINDOWUTC']._serialized_start=149
-  _globals['_TIMEWINDOWUTC']._serialized_end=202
-  _globals['_RULEMATCH']._serialized_start=205
-  _globals['_RULEMATCH']._serialized_end=455
-  _globals['_RULE']._serialized_start=458
-  _globals['_RULE']._serialized_end=602
-  _globals['_POLICYDOCUMENT']._serialized_start=605
-  _globals['_POLICYDOCUMENT']._serialized_end=744
-  _globals['_POLICY']._serialized_start=747
-  _globals['_POLICY']._serialized_end=974
-  _globals['_FACT']._serialized_start=976
-  _globals['_FACT']._serialized_end=1011
-  _globals['_RULEOUTCOME']._serialized_start=1014
-  _globals['_RULEOUTCOME']._serialized_end=1157
-  _globals['_RISKSIGNAL']._serialized_start=1159
-  _globals['_RISKSIGNAL']._serialized_end=1217
-  _globals['_RISK']._serialized_start=1219
-  _globals['_RISK']._serialized_end=1336
-  _globals['_DECISION']._serialized_start=1339
-  _globals['_DECISION']._serialized_end=1610
-  _globals['_CREATEPOLICYREQUEST']._serialized_start=1612
-  _globals['_CREATEPOLICYREQUEST']._serialized_end=1695
-  _globals['_CREATEPOLICYRESPONSE']._serialized_start=1697
-  _globals['_CREATEPOLICYRESPONSE']._serialized_end=1752
-  _globals['_GETPOLICYREQUEST']._serialized_start=1754
-  _globals['_GETPOLICYREQUEST']._serialized_end=1810
-  _globals['_GETPOLICYRESPONSE']._serialized_start=1812
-  _globals['_GETPOLICYRESPONSE']._serialized_end=1864
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=1866
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=1945
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1947
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2029
-  _globals['_PUBLISHPOLICYREQUEST']._serialized_start=2031
-  _globals['_PUBLISHPOLICYREQUEST']._serialized_end=2091
-  _globals['_PUBLISHPOLICYRESPONSE']._serialized_start=2093
-  _globals['_PUBLISHPOLICYRESPONSE']._serialized_end=2149
-  _globals['_ROLLBACKPOLICYREQUEST']._serialized_start=2151
-  _globals['_ROLLBACKPOLICYREQUEST']._serialized_end=2212
-  _globals['_ROLLBACKPOLICYRESPONSE']._serialized_start=2214
-  _globals['_ROLLBACKPOLICYRESPONSE']._serialized_end=2271
-  _globals['_SIMULATEPOLICYREQUEST']._serialized_start=2274
-  _globals['_SIMULATEPOLICYREQUEST']._serialized_end=2554
-  _globals['_SIMULATEPOLICYRESPONSE']._serialized_start=2556
-  _globals['_SIMULATEPOLICYRESPONSE']._serialized_end=2617
-  _globals['_POLICYSERVICE']._serialized_start=3119
-  _globals['_POLICYSERVICE']._serialized_end=3808
+  _globals['_POLICYSERVICE'].methods_by_name['ReplayPolicy']._loaded_options = None
+  _globals['_POLICYSERVICE'].methods_by_name['ReplayPolicy']._serialized_options = b'\202\323\344\223\002\030\"\023/v1/policies/replay:\001*'
+  _globals['_EFFECT']._serialized_start=3707
+  _globals['_EFFECT']._serialized_end=3817
+  _globals['_COMBININGALGORITHM']._serialized_start=3820
+  _globals['_COMBININGALGORITHM']._serialized_end=3954
+  _globals['_RISKTIER']._serialized_start=3956
+  _globals['_RISKTIER']._serialized_end=4078
+  _globals['_POLICYSTATE']._serialized_start=4081
+  _globals['_POLICYSTATE']._serialized_end=4232
+  _globals['_TIMEWINDOWUTC']._serialized_start=171
+  _globals['_TIMEWINDOWUTC']._serialized_end=224
+  _globals['_RULEMATCH']._serialized_start=227
+  _globals['_RULEMATCH']._serialized_end=477
+  _globals['_RULE']._serialized_start=480
+  _globals['_RULE']._serialized_end=645
+  _globals['_POLICYDOCUMENT']._serialized_start=648
+  _globals['_POLICYDOCUMENT']._serialized_end=787
+  _globals['_POLICY']._serialized_start=790
+  _globals['_POLICY']._serialized_end=1087
+  _globals['_FACT']._serialized_start=1089
+  _globals['_FACT']._serialized_end=1124
+  _globals['_RULEOUTCOME']._serialized_start=1127
+  _globals['_RULEOUTCOME']._serialized_end=1270
+  _globals['_RISKSIGNAL']._serialized_start=1272
+  _globals['_RISKSIGNAL']._serialized_end=1330
+  _globals['_RISK']._serialized_start=1332
+  _globals['_RISK']._serialized_end=1449
+  _globals['_DENIAL']._serialized_start=1451
+  _globals['_DENIAL']._serialized_end=1536
+  _globals['_DECISION']._serialized_start=1539
+  _globals['_DECISION']._serialized_end=1843
+  _globals['_CREATEPOLICYREQUEST']._serialized_start=1845
+  _globals['_CREATEPOLICYREQUEST']._serialized_end=1928
+  _globals['_CREATEPOLICYRESPONSE']._serialized_start=1930
+  _globals['_CREATEPOLICYRESPONSE']._serialized_end=1985
+  _globals['_GETPOLICYREQUEST']._serialized_start=1987
+  _globals['_GETPOLICYREQUEST']._serialized_end=2043
+  _globals['_GETPOLICYRESPONSE']._serialized_start=2045
+  _globals['_GETPOLICYRESPONSE']._serialized_end=2097
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=2099
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=2204
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2206
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2288
+  _globals['_PUBLISHPOLICYREQUEST']._serialized_start=2290
+  _globals['_PUBLISHPOLICYREQUEST']._serialized_end=2350
+  _globals['_PUBLISHPOLICYRESPONSE']._serialized_start=2352
+  _globals['_PUBLISHPOLICYRESPONSE']._serialized_end=2408
+  _globals['_ROLLBACKPOLICYREQUEST']._serialized_start=2410
+  _globals['_ROLLBACKPOLICYREQUEST']._serialized_end=2471
+  _globals['_ROLLBACKPOLICYRESPONSE']._serialized_start=2473
+  _globals['_ROLLBACKPOLICYRESPONSE']._serialized_end=2530
+  _globals['_ARCHIVEPOLICYREQUEST']._serialized_start=2532
+  _globals['_ARCHIVEPOLICYREQUEST']._serialized_end=2592
+  _globals['_ARCHIVEPOLICYRESPONSE']._serialized_start=2594
+  _globals['_ARCHIVEPOLICYRESPONSE']._serialized_end=2650
+  _globals['_HYPOTHETICALCALLER']._serialized_start=2653
+  _globals['_HYPOTHETICALCALLER']._serialized_end=2848
+  _globals['_HYPOTHETICALCALLER_ATTRIBUTESENTRY']._serialized_start=2799
+  _globals['_HYPOTHETICALCALLER_ATTRIBUTESENTRY']._serialized_end=2848
+  _globals['_EVIDENCEFACTS']._serialized_start=2851
+  _globals['_EVIDENCEFACTS']._serialized_end=3008
+  _globals['_SIMULATEPOLICYREQUEST']._serialized_start=3011
+  _globals['_SIMULATEPOLICYREQUEST']._serialized_end=3404
+  _globals['_SIMULATEPOLICYRESPONSE']._serialized_start=3406
+  _globals['_SIMULATEPOLICYRESPONSE']._serialized_end=3467
+  _globals['_REPLAYPOLICYREQUEST']._serialized_start=3470
+  _globals['_REPLAYPOLICYREQUEST']._serialized_end=3705
+  _globals['_POLICYSERVICE']._serialized_start=4235
+  _globals['_POLICYSERVICE']._serialized_end=5160
 # @@protoc_insertion_point(module_scope)

@@ -65,7 +65,10 @@ class _CombiningAlgorithmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Co
     COMBINING_ALGORITHM_STRICTEST_WINS: _CombiningAlgorithm.ValueType  # 1
     """Every rule that matches counts; deny, then quarantine, then approve, then allow."""
     COMBINING_ALGORITHM_FIRST_MATCH: _CombiningAlgorithm.ValueType  # 2
-    """The first rule that matches, by priority (lower first), then by position."""
+    """The first rule that matches, by priority (lower first), then by position. A rule before it that
+    is indeterminate may or may not have been the first: it counts beside it, and the strictest of
+    them decides.
+    """
 
 class CombiningAlgorithm(_CombiningAlgorithm, metaclass=_CombiningAlgorithmEnumTypeWrapper):
     """How the rules that count become one decision."""
@@ -75,7 +78,10 @@ COMBINING_ALGORITHM_UNSPECIFIED: CombiningAlgorithm.ValueType  # 0
 COMBINING_ALGORITHM_STRICTEST_WINS: CombiningAlgorithm.ValueType  # 1
 """Every rule that matches counts; deny, then quarantine, then approve, then allow."""
 COMBINING_ALGORITHM_FIRST_MATCH: CombiningAlgorithm.ValueType  # 2
-"""The first rule that matches, by priority (lower first), then by position."""
+"""The first rule that matches, by priority (lower first), then by position. A rule before it that
+is indeterminate may or may not have been the first: it counts beside it, and the strictest of
+them decides.
+"""
 Global___CombiningAlgorithm: _TypeAlias = CombiningAlgorithm  # noqa: Y015
 
 class _RiskTier:
@@ -124,6 +130,8 @@ class _PolicyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicySta
     """Decides the tenant's actions now."""
     POLICY_STATE_SUPERSEDED: _PolicyState.ValueType  # 3
     """Was published once."""
+    POLICY_STATE_ARCHIVED: _PolicyState.ValueType  # 4
+    """Put away; never published again."""
 
 class PolicyState(_PolicyState, metaclass=_PolicyStateEnumTypeWrapper):
     """Where a policy stands."""
@@ -136,6 +144,8 @@ POLICY_STATE_PUBLISHED: PolicyState.ValueType  # 2
 """Decides the tenant's actions now."""
 POLICY_STATE_SUPERSEDED: PolicyState.ValueType  # 3
 """Was published once."""
+POLICY_STATE_ARCHIVED: PolicyState.ValueType  # 4
+"""Put away; never published again."""
 Global___PolicyState: _TypeAlias = PolicyState  # noqa: Y015
 
 @_typing.final
@@ -253,6 +263,7 @@ class Rule(_message.Message):
     EFFECT_FIELD_NUMBER: _builtins.int
     MATCH_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique within the document; 1 to 64 characters of [A-Za-z0-9._-]."""
     description: _builtins.str
@@ -264,6 +275,10 @@ class Rule(_message.Message):
     condition: _builtins.str
     """A CEL expression of type bool over the facts, such as
     `risk.score >= 70 && context.environment == "production"`. Up to 2,000 characters.
+    """
+    workflow_id: _builtins.str
+    """The workflow of the tenant's settings that answers where this rule decides; only with
+    EFFECT_APPROVE. Empty means the workflow `default`, or the built-in one if there is none.
     """
     @_builtins.property
     def match(self) -> Global___RuleMatch:
@@ -278,10 +293,11 @@ class Rule(_message.Message):
         effect: Global___Effect.ValueType = ...,
         match: Global___RuleMatch | None = ...,
         condition: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["match", b"match"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "description", b"description", "effect", b"effect", "id", b"id", "match", b"match", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "description", b"description", "effect", b"effect", "id", b"id", "match", b"match", "priority", b"priority", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,6 +355,8 @@ class Policy(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    ARCHIVED_AT_FIELD_NUMBER: _builtins.int
+    ARCHIVED_BY_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
     """`pol_` and 26 characters."""
     tenant_id: _builtins.str
@@ -351,6 +369,8 @@ class Policy(_message.Message):
     """Where it stands."""
     created_by: _builtins.str
     """The identity that created it."""
+    archived_by: _builtins.str
+    """The identity that archived it."""
     @_builtins.property
     def document(self) -> Global___PolicyDocument:
         """The document; left out of lists."""
@@ -358,6 +378,10 @@ class Policy(_message.Message):
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
+
+    @_builtins.property
+    def archived_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was archived; unset of one that is not."""
 
     def __init__(
         self,
@@ -370,10 +394,12 @@ class Policy(_message.Message):
         document: Global___PolicyDocument | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         created_by: _builtins.str = ...,
+        archived_at: _timestamp_pb2.Timestamp | None = ...,
+        archived_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "document", b"document"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archived_at", b"archived_at", "created_at", b"created_at", "document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "digest", b"digest", "document", b"document", "policy_id", b"policy_id", "state", b"state", "tenant_id", b"tenant_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived_at", b"archived_at", "archived_by", b"archived_by", "created_at", b"created_at", "created_by", b"created_by", "digest", b"digest", "document", b"document", "policy_id", b"policy_id", "state", b"state", "tenant_id", b"tenant_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -516,6 +542,45 @@ class Risk(_message.Message):
 Global___Risk: _TypeAlias = Risk  # noqa: Y015
 
 @_typing.final
+class Denial(_message.Message):
+    """Why an action is denied, and what would change it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_IDS_FIELD_NUMBER: _builtins.int
+    OTHERWISE_FIELD_NUMBER: _builtins.int
+    MISSING_FACTS_FIELD_NUMBER: _builtins.int
+    otherwise: Global___Effect.ValueType
+    """What the other rules come to; EFFECT_DENY where none of them permits the action."""
+    @_builtins.property
+    def rule_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The smallest set of rules that deny it: were exactly these not in the document, the decision
+        would be `otherwise`; were any of them left, the action would still be denied. Empty where no
+        rule permits the action and none forbids it.
+        """
+
+    @_builtins.property
+    def missing_facts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Facts whose absence made these rules count or, where nothing else permits the action, kept
+        allow rules from counting.
+        """
+
+    def __init__(
+        self,
+        *,
+        rule_ids: _abc.Iterable[_builtins.str] | None = ...,
+        otherwise: Global___Effect.ValueType = ...,
+        missing_facts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing_facts", b"missing_facts", "otherwise", b"otherwise", "rule_ids", b"rule_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Denial: _TypeAlias = Denial  # noqa: Y015
+
+@_typing.final
 class Decision(_message.Message):
     """What policy said about an action, and why."""
 
@@ -531,6 +596,7 @@ class Decision(_message.Message):
     DEFAULT_DENY_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     RISK_FIELD_NUMBER: _builtins.int
+    DENIAL_FIELD_NUMBER: _builtins.int
     effect: Global___Effect.ValueType
     """The decision."""
     policy_id: _builtins.str
@@ -559,6 +625,10 @@ class Decision(_message.Message):
     def risk(self) -> Global___Risk:
         """The risk."""
 
+    @_builtins.property
+    def denial(self) -> Global___Denial:
+        """Where the action is denied: by what, and what would change it."""
+
     def __init__(
         self,
         *,
@@ -572,10 +642,11 @@ class Decision(_message.Message):
         default_deny: _builtins.bool = ...,
         explanation: _builtins.str = ...,
         risk: Global___Risk | None = ...,
+        denial: Global___Denial | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["risk", b"risk"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["denial", b"denial", "risk", b"risk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_deny", b"default_deny", "effect", b"effect", "explanation", b"explanation", "facts", b"facts", "missing_facts", b"missing_facts", "policy_digest", b"policy_digest", "policy_id", b"policy_id", "policy_version", b"policy_version", "risk", b"risk", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_deny", b"default_deny", "denial", b"denial", "effect", b"effect", "explanation", b"explanation", "facts", b"facts", "missing_facts", b"missing_facts", "policy_digest", b"policy_digest", "policy_id", b"policy_id", "policy_version", b"policy_version", "risk", b"risk", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -692,22 +763,26 @@ class ListPoliciesRequest(_message.Message):
     TENANT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INCLUDE_ARCHIVED_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Tenant; may be left out by a caller that belongs to exactly one."""
     page_size: _builtins.int
     """At most this many; 0 means 50, more than 200 is refused."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
+    include_archived: _builtins.bool
+    """Whether archived policies are listed, too."""
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        include_archived: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_archived", b"include_archived", "page_size", b"page_size", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -842,8 +917,170 @@ class RollbackPolicyResponse(_message.Message):
 Global___RollbackPolicyResponse: _TypeAlias = RollbackPolicyResponse  # noqa: Y015
 
 @_typing.final
+class ArchivePolicyRequest(_message.Message):
+    """Request of ArchivePolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    policy_id: _builtins.str
+    """The policy."""
+    tenant_id: _builtins.str
+    """Tenant; may be left out: the caller's own tenants are searched."""
+    def __init__(
+        self,
+        *,
+        policy_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_id", b"policy_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchivePolicyRequest: _TypeAlias = ArchivePolicyRequest  # noqa: Y015
+
+@_typing.final
+class ArchivePolicyResponse(_message.Message):
+    """Answer of ArchivePolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___Policy:
+        """The policy, now archived."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___Policy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchivePolicyResponse: _TypeAlias = ArchivePolicyResponse  # noqa: Y015
+
+@_typing.final
+class HypotheticalCaller(_message.Message):
+    """The identity of a hypothetical caller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """The fact `caller.subject`. Required; 1 to 512 characters."""
+    role: _builtins.str
+    """The fact `caller.role`: `admin`, `operator`, `approver`, `auditor`, `agent` or `gateway`.
+    Required.
+    """
+    service_account_id: _builtins.str
+    """The fact `caller.service_account_id`. Up to 128 characters."""
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The verified attributes, as the trusted-identities file would give them: they win over what
+        `context` states. Up to 32 entries; keys 1 to 64 characters of [A-Za-z0-9._-], values up to
+        256 characters.
+        """
+
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        role: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "role", b"role", "service_account_id", b"service_account_id", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HypotheticalCaller: _TypeAlias = HypotheticalCaller  # noqa: Y015
+
+@_typing.final
+class EvidenceFacts(_message.Message):
+    """What a lattice would say of the evidence of a hypothetical action; each from 0 to 1, unset means
+    that the fact is missing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COHERENCE_FIELD_NUMBER: _builtins.int
+    SUPPORT_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
+    NOVELTY_FIELD_NUMBER: _builtins.int
+    coherence: _builtins.float
+    """The fact `evidence.coherence`."""
+    support: _builtins.float
+    """The fact `evidence.support`."""
+    conflict: _builtins.float
+    """The fact `evidence.conflict`."""
+    novelty: _builtins.float
+    """The fact `evidence.novelty`."""
+    def __init__(
+        self,
+        *,
+        coherence: _builtins.float | None = ...,
+        support: _builtins.float | None = ...,
+        conflict: _builtins.float | None = ...,
+        novelty: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_coherence", b"_coherence", "_conflict", b"_conflict", "_novelty", b"_novelty", "_support", b"_support", "coherence", b"coherence", "conflict", b"conflict", "novelty", b"novelty", "support", b"support"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coherence", b"_coherence", "_conflict", b"_conflict", "_novelty", b"_novelty", "_support", b"_support", "coherence", b"coherence", "conflict", b"conflict", "novelty", b"novelty", "support", b"support"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__coherence: _TypeAlias = _typing.Literal["coherence"]  # noqa: Y015
+    _WhichOneofArgType__coherence: _TypeAlias = _typing.Literal["_coherence", b"_coherence"]  # noqa: Y015
+    _WhichOneofReturnType__conflict: _TypeAlias = _typing.Literal["conflict"]  # noqa: Y015
+    _WhichOneofArgType__conflict: _TypeAlias = _typing.Literal["_conflict", b"_conflict"]  # noqa: Y015
+    _WhichOneofReturnType__novelty: _TypeAlias = _typing.Literal["novelty"]  # noqa: Y015
+    _WhichOneofArgType__novelty: _TypeAlias = _typing.Literal["_novelty", b"_novelty"]  # noqa: Y015
+    _WhichOneofReturnType__support: _TypeAlias = _typing.Literal["support"]  # noqa: Y015
+    _WhichOneofArgType__support: _TypeAlias = _typing.Literal["_support", b"_support"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coherence) -> _WhichOneofReturnType__coherence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__conflict) -> _WhichOneofReturnType__conflict | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty) -> _WhichOneofReturnType__novelty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__support) -> _WhichOneofReturnType__support | None: ...
+
+Global___EvidenceFacts: _TypeAlias = EvidenceFacts  # noqa: Y015
+
+@_typing.final
 class SimulatePolicyRequest(_message.Message):
-    """Request of SimulatePolicy. The `caller.*` facts are those of the caller that simulates."""
+    """Request of SimulatePolicy."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -855,6 +1092,9 @@ class SimulatePolicyRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    DELEGATION_CHAIN_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Tenant; may be left out by a caller that belongs to exactly one."""
     agent_id: _builtins.str
@@ -881,6 +1121,20 @@ class SimulatePolicyRequest(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """The time to decide at; unset means now."""
 
+    @_builtins.property
+    def delegation_chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Principals between the user and the agent, first delegator first. Up to 16 entries of 1 to
+        256 characters of [A-Za-z0-9._:/@-].
+        """
+
+    @_builtins.property
+    def caller(self) -> Global___HypotheticalCaller:
+        """Who would submit it; only an admin may say so. Unset means the caller that simulates."""
+
+    @_builtins.property
+    def evidence(self) -> Global___EvidenceFacts:
+        """What is known of its evidence."""
+
     def __init__(
         self,
         *,
@@ -892,10 +1146,13 @@ class SimulatePolicyRequest(_message.Message):
         context: _context_pb2.ActionContext | None = ...,
         input: _struct_pb2.Struct | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        delegation_chain: _abc.Iterable[_builtins.str] | None = ...,
+        caller: Global___HypotheticalCaller | None = ...,
+        evidence: Global___EvidenceFacts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "document", b"document", "input", b"input", "resource", b"resource", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "context", b"context", "document", b"document", "evidence", b"evidence", "input", b"input", "resource", b"resource", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "context", b"context", "document", b"document", "input", b"input", "resource", b"resource", "tenant_id", b"tenant_id", "time", b"time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "caller", b"caller", "context", b"context", "delegation_chain", b"delegation_chain", "document", b"document", "evidence", b"evidence", "input", b"input", "resource", b"resource", "tenant_id", b"tenant_id", "time", b"time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -924,3 +1181,68 @@ class SimulatePolicyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SimulatePolicyResponse: _TypeAlias = SimulatePolicyResponse  # noqa: Y015
+
+@_typing.final
+class ReplayPolicyRequest(_message.Message):
+    """Request of ReplayPolicy: a draft, and a range by sizes of the log or by checkpoints of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    FROM_SIZE_FIELD_NUMBER: _builtins.int
+    TO_SIZE_FIELD_NUMBER: _builtins.int
+    FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    TO_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Tenant; may be left out by a caller that belongs to exactly one, and with `policy_id`: there the
+    caller's own tenants are searched.
+    """
+    policy_id: _builtins.str
+    """A stored policy, in whatever state."""
+    from_size: _builtins.int
+    """The size of the log at which the range begins: index of its first receipt; 0 for the beginning."""
+    to_size: _builtins.int
+    """The size at which it ends; 0 for the present one."""
+    from_checkpoint: _builtins.str
+    """A signed note of this log that the range begins with. Exclusive with `from_size`. A log that
+    does not continue it is refused with the reason `LOG_DIVERGED`.
+    """
+    to_checkpoint: _builtins.str
+    """A signed note of this log that it ends with. Exclusive with `to_size`."""
+    examples: _builtins.int
+    """How many examples of each kind the report names, the first in the order of the log: 0 to 100;
+    unset means 10.
+    """
+    @_builtins.property
+    def document(self) -> Global___PolicyDocument:
+        """A document; it is checked as CreatePolicy does, and not stored."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        policy_id: _builtins.str = ...,
+        document: Global___PolicyDocument | None = ...,
+        from_size: _builtins.int = ...,
+        to_size: _builtins.int = ...,
+        from_checkpoint: _builtins.str = ...,
+        to_checkpoint: _builtins.str = ...,
+        examples: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_examples", b"_examples", "document", b"document", "draft", b"draft", "examples", b"examples", "policy_id", b"policy_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_examples", b"_examples", "document", b"document", "draft", b"draft", "examples", b"examples", "from_checkpoint", b"from_checkpoint", "from_size", b"from_size", "policy_id", b"policy_id", "tenant_id", b"tenant_id", "to_checkpoint", b"to_checkpoint", "to_size", b"to_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__examples: _TypeAlias = _typing.Literal["examples"]  # noqa: Y015
+    _WhichOneofArgType__examples: _TypeAlias = _typing.Literal["_examples", b"_examples"]  # noqa: Y015
+    _WhichOneofReturnType_draft: _TypeAlias = _typing.Literal["policy_id", "document"]  # noqa: Y015
+    _WhichOneofArgType_draft: _TypeAlias = _typing.Literal["draft", b"draft"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__examples) -> _WhichOneofReturnType__examples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_draft) -> _WhichOneofReturnType_draft | None: ...
+
+Global___ReplayPolicyRequest: _TypeAlias = ReplayPolicyRequest  # noqa: Y015

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from oars_grpc.generated.oars.v1 import policy_pb2 as oars_dot_v1_dot_policy__pb2
+from oars_grpc.generated.oars.v1 import replay_pb2 as oars_dot_v1_dot_replay__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -60,10 +61,20 @@ class PolicyServiceStub:
                 request_serializer=oars_dot_v1_dot_policy__pb2.RollbackPolicyRequest.SerializeToString,
                 response_deserializer=oars_dot_v1_dot_policy__pb2.RollbackPolicyResponse.FromString,
                 _registered_method=True)
+        self.ArchivePolicy = channel.unary_unary(
+                '/oars.v1.PolicyService/ArchivePolicy',
+                request_serializer=oars_dot_v1_dot_policy__pb2.ArchivePolicyRequest.SerializeToString,
+                response_deserializer=oars_dot_v1_dot_policy__pb2.ArchivePolicyResponse.FromString,
+                _registered_method=True)
         self.SimulatePolicy = channel.unary_unary(
                 '/oars.v1.PolicyService/SimulatePolicy',
                 request_serializer=oars_dot_v1_dot_policy__pb2.SimulatePolicyRequest.SerializeToString,
                 response_deserializer=oars_dot_v1_dot_policy__pb2.SimulatePolicyResponse.FromString,
+                _registered_method=True)
+        self.ReplayPolicy = channel.unary_stream(
+                '/oars.v1.PolicyService/ReplayPolicy',
+                request_serializer=oars_dot_v1_dot_policy__pb2.ReplayPolicyRequest.SerializeToString,
+                response_deserializer=oars_dot_v1_dot_replay__pb2.ReplayPolicyResponse.FromString,
                 _registered_method=True)
 
 
@@ -100,14 +111,33 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackPolicy(self, request, context):
-        """Withdraws the published policy named and publishes again the one that it superseded.
+        """Withdraws the published policy named and publishes again the one that was published before it.
+        Rolling that one back goes further back; archived policies are passed over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchivePolicy(self, request, context):
+        """Puts a policy away that is not wanted any more: it stays readable, and can never be published
+        again. The published policy cannot be archived. Archiving an archived policy changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SimulatePolicy(self, request, context):
-        """Evaluates a document on a hypothetical action and stores nothing.
+        """Evaluates a document on a hypothetical action. Writes nothing but the event that it did.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayPolicy(self, request, context):
+        """Evaluates a draft over every decision that was recorded between two checkpoints of the tenant's
+        log. Publishes nothing and writes nothing. The first message is `begin`, the last one `end` with
+        the signed report; the same range, draft and number of examples give the same payload. One at a
+        time for each identity.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,10 +171,20 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     request_deserializer=oars_dot_v1_dot_policy__pb2.RollbackPolicyRequest.FromString,
                     response_serializer=oars_dot_v1_dot_policy__pb2.RollbackPolicyResponse.SerializeToString,
             ),
+            'ArchivePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchivePolicy,
+                    request_deserializer=oars_dot_v1_dot_policy__pb2.ArchivePolicyRequest.FromString,
+                    response_serializer=oars_dot_v1_dot_policy__pb2.ArchivePolicyResponse.SerializeToString,
+            ),
             'SimulatePolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.SimulatePolicy,
                     request_deserializer=oars_dot_v1_dot_policy__pb2.SimulatePolicyRequest.FromString,
                     response_serializer=oars_dot_v1_dot_policy__pb2.SimulatePolicyResponse.SerializeToString,
+            ),
+            'ReplayPolicy': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReplayPolicy,
+                    request_deserializer=oars_dot_v1_dot_policy__pb2.ReplayPolicyRequest.FromString,
+                    response_serializer=oars_dot_v1_dot_replay__pb2.ReplayPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -294,6 +334,33 @@ class PolicyService:
             _registered_method=True)
 
     @staticmethod
+    def ArchivePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/oars.v1.PolicyService/ArchivePolicy',
+            oars_dot_v1_dot_policy__pb2.ArchivePolicyRequest.SerializeToString,
+            oars_dot_v1_dot_policy__pb2.ArchivePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SimulatePolicy(request,
             target,
             options=(),
@@ -310,6 +377,33 @@ class PolicyService:
             '/oars.v1.PolicyService/SimulatePolicy',
             oars_dot_v1_dot_policy__pb2.SimulatePolicyRequest.SerializeToString,
             oars_dot_v1_dot_policy__pb2.SimulatePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/oars.v1.PolicyService/ReplayPolicy',
+            oars_dot_v1_dot_policy__pb2.ReplayPolicyRequest.SerializeToString,
+            oars_dot_v1_dot_replay__pb2.ReplayPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

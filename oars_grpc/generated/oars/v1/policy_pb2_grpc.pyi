@@ -6,6 +6,7 @@ Policies: the documents that decide actions, and the decisions they give."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from oars_grpc.generated.oars.v1 import policy_pb2 as _policy_pb2
+from oars_grpc.generated.oars.v1 import replay_pb2 as _replay_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -42,9 +43,21 @@ class PolicyServiceStub:
     PublishPolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.PublishPolicyRequest, _policy_pb2.PublishPolicyResponse]
     """Publishes a policy; the one published before is superseded in the same instant."""
     RollbackPolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.RollbackPolicyRequest, _policy_pb2.RollbackPolicyResponse]
-    """Withdraws the published policy named and publishes again the one that it superseded."""
+    """Withdraws the published policy named and publishes again the one that was published before it.
+    Rolling that one back goes further back; archived policies are passed over.
+    """
+    ArchivePolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ArchivePolicyRequest, _policy_pb2.ArchivePolicyResponse]
+    """Puts a policy away that is not wanted any more: it stays readable, and can never be published
+    again. The published policy cannot be archived. Archiving an archived policy changes nothing.
+    """
     SimulatePolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.SimulatePolicyRequest, _policy_pb2.SimulatePolicyResponse]
-    """Evaluates a document on a hypothetical action and stores nothing."""
+    """Evaluates a document on a hypothetical action. Writes nothing but the event that it did."""
+    ReplayPolicy: _grpc.UnaryStreamMultiCallable[_policy_pb2.ReplayPolicyRequest, _replay_pb2.ReplayPolicyResponse]
+    """Evaluates a draft over every decision that was recorded between two checkpoints of the tenant's
+    log. Publishes nothing and writes nothing. The first message is `begin`, the last one `end` with
+    the signed report; the same range, draft and number of examples give the same payload. One at a
+    time for each identity.
+    """
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
@@ -60,9 +73,21 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     PublishPolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.PublishPolicyRequest, _policy_pb2.PublishPolicyResponse]  # type: ignore[assignment]
     """Publishes a policy; the one published before is superseded in the same instant."""
     RollbackPolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.RollbackPolicyRequest, _policy_pb2.RollbackPolicyResponse]  # type: ignore[assignment]
-    """Withdraws the published policy named and publishes again the one that it superseded."""
+    """Withdraws the published policy named and publishes again the one that was published before it.
+    Rolling that one back goes further back; archived policies are passed over.
+    """
+    ArchivePolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.ArchivePolicyRequest, _policy_pb2.ArchivePolicyResponse]  # type: ignore[assignment]
+    """Puts a policy away that is not wanted any more: it stays readable, and can never be published
+    again. The published policy cannot be archived. Archiving an archived policy changes nothing.
+    """
     SimulatePolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.SimulatePolicyRequest, _policy_pb2.SimulatePolicyResponse]  # type: ignore[assignment]
-    """Evaluates a document on a hypothetical action and stores nothing."""
+    """Evaluates a document on a hypothetical action. Writes nothing but the event that it did."""
+    ReplayPolicy: _aio.UnaryStreamMultiCallable[_policy_pb2.ReplayPolicyRequest, _replay_pb2.ReplayPolicyResponse]  # type: ignore[assignment]
+    """Evaluates a draft over every decision that was recorded between two checkpoints of the tenant's
+    log. Publishes nothing and writes nothing. The first message is `begin`, the last one `end` with
+    the signed report; the same range, draft and number of examples give the same payload. One at a
+    time for each identity.
+    """
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the tenant's policies. One is published at any time; documents never change once created."""
@@ -105,7 +130,19 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_pb2.RollbackPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.RollbackPolicyResponse, _abc.Awaitable[_policy_pb2.RollbackPolicyResponse]]:
-        """Withdraws the published policy named and publishes again the one that it superseded."""
+        """Withdraws the published policy named and publishes again the one that was published before it.
+        Rolling that one back goes further back; archived policies are passed over.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchivePolicy(
+        self,
+        request: _policy_pb2.ArchivePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ArchivePolicyResponse, _abc.Awaitable[_policy_pb2.ArchivePolicyResponse]]:
+        """Puts a policy away that is not wanted any more: it stays readable, and can never be published
+        again. The published policy cannot be archived. Archiving an archived policy changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def SimulatePolicy(
@@ -113,6 +150,18 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_pb2.SimulatePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.SimulatePolicyResponse, _abc.Awaitable[_policy_pb2.SimulatePolicyResponse]]:
-        """Evaluates a document on a hypothetical action and stores nothing."""
+        """Evaluates a document on a hypothetical action. Writes nothing but the event that it did."""
+
+    @_abc_1.abstractmethod
+    def ReplayPolicy(
+        self,
+        request: _policy_pb2.ReplayPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_replay_pb2.ReplayPolicyResponse], _abc.AsyncIterator[_replay_pb2.ReplayPolicyResponse]]:
+        """Evaluates a draft over every decision that was recorded between two checkpoints of the tenant's
+        log. Publishes nothing and writes nothing. The first message is `begin`, the last one `end` with
+        the signed report; the same range, draft and number of examples give the same payload. One at a
+        time for each identity.
+        """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -663,7 +663,9 @@ class Check(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`signature`, `key_trust`, `schema`, `chain` or `inclusion`."""
+    """`signature`, `key_trust`, `schema`, `chain` or `inclusion`; of a receipt with what an approver
+    signed, `grant` besides.
+    """
     result: Global___CheckResult.ValueType
     """How it ended."""
     detail: _builtins.str

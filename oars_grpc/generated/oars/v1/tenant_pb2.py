@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from oars_grpc.generated.oars.v1 import approval_pb2 as oars_dot_v1_dot_approval__pb2
 from oars_grpc.generated.oars.v1 import receipt_pb2 as oars_dot_v1_dot_receipt__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14oars/v1/tenant.proto\x12\x07oars.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15oars/v1/receipt.proto\"\xce\x01\n\x0eTenantSettings\x12\x16\n\x0epermit_seconds\x18\x01 \x01(\x05\x12\x18\n\x10\x61pproval_seconds\x18\x02 \x01(\x05\x12>\n\x0crisk_weights\x18\x03 \x03(\x0b\x32(.oars.v1.TenantSettings.RiskWeightsEntry\x12\x16\n\x0eretention_days\x18\x04 \x01(\x05\x1a\x32\n\x10RiskWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\x9d\x01\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x08settings\x18\x03 \x01(\x0b\x32\x17.oars.v1.TenantSettings\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x05 \x01(\x03\"i\n\x13\x43reateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x08settings\x18\x03 \x01(\x0b\x32\x17.oars.v1.TenantSettings\"7\n\x14\x43reateTenantResponse\x12\x1f\n\x06tenant\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Tenant\"%\n\x10GetTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"4\n\x11GetTenantResponse\x12\x1f\n\x06tenant\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x13ListTenantsResponse\x12 \n\x07tenants\x18\x01 \x03(\x0b\x32\x0f.oars.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x83\x01\n\x13UpdateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x08settings\x18\x03 \x01(\x0b\x32\x17.oars.v1.TenantSettings\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\"7\n\x14UpdateTenantResponse\x12\x1f\n\x06tenant\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Tenant\"R\n\x17RotateSigningKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12$\n\x07purpose\x18\x02 \x01(\x0e\x32\x13.oars.v1.KeyPurpose\"<\n\x18RotateSigningKeyResponse\x12 \n\x03key\x18\x01 \x01(\x0b\x32\x13.oars.v1.TrustedKey\"\x80\x01\n\x17RevokeSigningKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x32\n\x0e\x63ompromised_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x18RevokeSigningKeyResponse\x12 \n\x03key\x18\x01 \x01(\x0b\x32\x13.oars.v1.TrustedKey\x12(\n\x0breplacement\x18\x02 \x01(\x0b\x32\x13.oars.v1.TrustedKey2\xc6\x05\n\rTenantService\x12\x63\n\x0c\x43reateTenant\x12\x1c.oars.v1.CreateTenantRequest\x1a\x1d.oars.v1.CreateTenantResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\x12\x63\n\tGetTenant\x12\x19.oars.v1.GetTenantRequest\x1a\x1a.oars.v1.GetTenantResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/tenants/{tenant_id}\x12]\n\x0bListTenants\x12\x1b.oars.v1.ListTenantsRequest\x1a\x1c.oars.v1.ListTenantsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/tenants\x12o\n\x0cUpdateTenant\x12\x1c.oars.v1.UpdateTenantRequest\x1a\x1d.oars.v1.UpdateTenantResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x32\x17/v1/tenants/{tenant_id}:\x01*\x12\x87\x01\n\x10RotateSigningKey\x12 .oars.v1.RotateSigningKeyRequest\x1a!.oars.v1.RotateSigningKeyResponse\".\x82\xd3\xe4\x93\x02(\"#/v1/tenants/{tenant_id}/keys:rotate:\x01*\x12\x90\x01\n\x10RevokeSigningKey\x12 .oars.v1.RevokeSigningKeyRequest\x1a!.oars.v1.RevokeSigningKeyResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/tenants/{tenant_id}/keys/{key_id}:revoke:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14oars/v1/tenant.proto\x12\x07oars.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16oars/v1/approval.proto\x1a\x15oars/v1/receipt.proto\"\xf4\x01\n\x0eTenantSettings\x12\x16\n\x0epermit_seconds\x18\x01 \x01(\x05\x12\x18\n\x10\x61pproval_seconds\x18\x02 \x01(\x05\x12>\n\x0crisk_weights\x18\x03 \x03(\x0b\x32(.oars.v1.TenantSettings.RiskWeightsEntry\x12\x16\n\x0eretention_days\x18\x04 \x01(\x05\x12$\n\tworkflows\x18\x05 \x03(\x0b\x32\x11.oars.v1.Workflow\x1a\x32\n\x10RiskWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\x9d\x01\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x08settings\x18\x03 \x01(\x0b\x32\x17.oars.v1.TenantSettings\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x05 \x01(\x03\"i\n\x13\x43reateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x08settings\x18\x03 \x01(\x0b\x32\x17.oars.v1.TenantSettings\"7\n\x14\x43reateTenantResponse\x12\x1f\n\x06tenant\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Tenant\"%\n\x10GetTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"4\n\x11GetTenantResponse\x12\x1f\n\x06tenant\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Tenant\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x13ListTenantsResponse\x12 \n\x07tenants\x18\x01 \x03(\x0b\x32\x0f.oars.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x83\x01\n\x13UpdateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x08settings\x18\x03 \x01(\x0b\x32\x17.oars.v1.TenantSettings\x12\x18\n\x10\x65xpected_version\x18\x04 \x01(\x03\"7\n\x14UpdateTenantResponse\x12\x1f\n\x06tenant\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Tenant\"R\n\x17RotateSigningKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12$\n\x07purpose\x18\x02 \x01(\x0e\x32\x13.oars.v1.KeyPurpose\"<\n\x18RotateSigningKeyResponse\x12 \n\x03key\x18\x01 \x01(\x0b\x32\x13.oars.v1.TrustedKey\"\x80\x01\n\x17RevokeSigningKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x32\n\x0e\x63ompromised_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x18RevokeSigningKeyResponse\x12 \n\x03key\x18\x01 \x01(\x0b\x32\x13.oars.v1.TrustedKey\x12(\n\x0breplacement\x18\x02 \x01(\x0b\x32\x13.oars.v1.TrustedKey2\xc6\x05\n\rTenantService\x12\x63\n\x0c\x43reateTenant\x12\x1c.oars.v1.CreateTenantRequest\x1a\x1d.oars.v1.CreateTenantResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\x12\x63\n\tGetTenant\x12\x19.oars.v1.GetTenantRequest\x1a\x1a.oars.v1.GetTenantResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/tenants/{tenant_id}\x12]\n\x0bListTenants\x12\x1b.oars.v1.ListTenantsRequest\x1a\x1c.oars.v1.ListTenantsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/tenants\x12o\n\x0cUpdateTenant\x12\x1c.oars.v1.UpdateTenantRequest\x1a\x1d.oars.v1.UpdateTenantResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x32\x17/v1/tenants/{tenant_id}:\x01*\x12\x87\x01\n\x10RotateSigningKey\x12 .oars.v1.RotateSigningKeyRequest\x1a!.oars.v1.RotateSigningKeyResponse\".\x82\xd3\xe4\x93\x02(\"#/v1/tenants/{tenant_id}/keys:rotate:\x01*\x12\x90\x01\n\x10RevokeSigningKey\x12 .oars.v1.RevokeSigningKeyRequest\x1a!.oars.v1.RevokeSigningKeyResponse\"7\x82\xd3\xe4\x93\x02\x31\",/v1/tenants/{tenant_id}/keys/{key_id}:revoke:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,36 +49,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSERVICE'].methods_by_name['RotateSigningKey']._serialized_options = b'\202\323\344\223\002(\"#/v1/tenants/{tenant_id}/keys:rotate:\001*'
   _globals['_TENANTSERVICE'].methods_by_name['RevokeSigningKey']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['RevokeSigningKey']._serialized_options = b'\202\323\344\223\0021\",/v1/tenants/{tenant_id}/keys/{key_id}:revoke:\001*'
-  _globals['_TENANTSETTINGS']._serialized_start=120
-  _globals['_TENANTSETTINGS']._serialized_end=326
-  _globals['_TENANTSETTINGS_RISKWEIGHTSENTRY']._serialized_start=276
-  _globals['_TENANTSETTINGS_RISKWEIGHTSENTRY']._serialized_end=326
-  _globals['_TENANT']._serialized_start=329
-  _globals['_TENANT']._serialized_end=486
-  _globals['_CREATETENANTREQUEST']._serialized_start=488
-  _globals['_CREATETENANTREQUEST']._serialized_end=593
-  _globals['_CREATETENANTRESPONSE']._serialized_start=595
-  _globals['_CREATETENANTRESPONSE']._serialized_end=650
-  _globals['_GETTENANTREQUEST']._serialized_start=652
-  _globals['_GETTENANTREQUEST']._serialized_end=689
-  _globals['_GETTENANTRESPONSE']._serialized_start=691
-  _globals['_GETTENANTRESPONSE']._serialized_end=743
-  _globals['_LISTTENANTSREQUEST']._serialized_start=745
-  _globals['_LISTTENANTSREQUEST']._serialized_end=804
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=806
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=886
-  _globals['_UPDATETENANTREQUEST']._serialized_start=889
-  _globals['_UPDATETENANTREQUEST']._serialized_end=1020
-  _globals['_UPDATETENANTRESPONSE']._serialized_start=1022
-  _globals['_UPDATETENANTRESPONSE']._serialized_end=1077
-  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1079
-  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1161
-  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_start=1163
-  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_end=1223
-  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_start=1226
-  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_end=1354
-  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_start=1356
-  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_end=1458
-  _globals['_TENANTSERVICE']._serialized_start=1461
-  _globals['_TENANTSERVICE']._serialized_end=2171
+  _globals['_TENANTSETTINGS']._serialized_start=144
+  _globals['_TENANTSETTINGS']._serialized_end=388
+  _globals['_TENANTSETTINGS_RISKWEIGHTSENTRY']._serialized_start=338
+  _globals['_TENANTSETTINGS_RISKWEIGHTSENTRY']._serialized_end=388
+  _globals['_TENANT']._serialized_start=391
+  _globals['_TENANT']._serialized_end=548
+  _globals['_CREATETENANTREQUEST']._serialized_start=550
+  _globals['_CREATETENANTREQUEST']._serialized_end=655
+  _globals['_CREATETENANTRESPONSE']._serialized_start=657
+  _globals['_CREATETENANTRESPONSE']._serialized_end=712
+  _globals['_GETTENANTREQUEST']._serialized_start=714
+  _globals['_GETTENANTREQUEST']._serialized_end=751
+  _globals['_GETTENANTRESPONSE']._serialized_start=753
+  _globals['_GETTENANTRESPONSE']._serialized_end=805
+  _globals['_LISTTENANTSREQUEST']._serialized_start=807
+  _globals['_LISTTENANTSREQUEST']._serialized_end=866
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=868
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=948
+  _globals['_UPDATETENANTREQUEST']._serialized_start=951
+  _globals['_UPDATETENANTREQUEST']._serialized_end=1082
+  _globals['_UPDATETENANTRESPONSE']._serialized_start=1084
+  _globals['_UPDATETENANTRESPONSE']._serialized_end=1139
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1141
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1223
+  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_start=1225
+  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_end=1285
+  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_start=1288
+  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_end=1416
+  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_start=1418
+  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_end=1520
+  _globals['_TENANTSERVICE']._serialized_start=1523
+  _globals['_TENANTSERVICE']._serialized_end=2233
 # @@protoc_insertion_point(module_scope)

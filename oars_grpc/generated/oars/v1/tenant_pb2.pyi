@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from oars_grpc.generated.oars.v1 import approval_pb2 as _approval_pb2
 from oars_grpc.generated.oars.v1 import receipt_pb2 as _receipt_pb2
 import builtins as _builtins
 import sys
@@ -50,6 +51,7 @@ class TenantSettings(_message.Message):
     APPROVAL_SECONDS_FIELD_NUMBER: _builtins.int
     RISK_WEIGHTS_FIELD_NUMBER: _builtins.int
     RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    WORKFLOWS_FIELD_NUMBER: _builtins.int
     permit_seconds: _builtins.int
     """How long a permit is good for, in seconds. Default 900; 1 to 86,400."""
     approval_seconds: _builtins.int
@@ -64,6 +66,10 @@ class TenantSettings(_message.Message):
         in `proto/README.md`.
         """
 
+    @_builtins.property
+    def workflows(self) -> _containers.RepeatedCompositeFieldContainer[_approval_pb2.Workflow]:
+        """Who answers for actions that wait for people; up to 32, 64 KiB together. Rules name them."""
+
     def __init__(
         self,
         *,
@@ -71,10 +77,11 @@ class TenantSettings(_message.Message):
         approval_seconds: _builtins.int = ...,
         risk_weights: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         retention_days: _builtins.int = ...,
+        workflows: _abc.Iterable[_approval_pb2.Workflow] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_seconds", b"approval_seconds", "permit_seconds", b"permit_seconds", "retention_days", b"retention_days", "risk_weights", b"risk_weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_seconds", b"approval_seconds", "permit_seconds", b"permit_seconds", "retention_days", b"retention_days", "risk_weights", b"risk_weights", "workflows", b"workflows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
