@@ -115,7 +115,9 @@ def send(client: Client, name: str, raw: bytes) -> list[bytes]:
         return [client.channel.unary_unary(rpc.path, bytes, bytes)(raw, timeout=30)]
     except grpc.RpcError as error:
         refusal = faultless(grpc_refusal(error))
-        assert refusal.code is not grpc.StatusCode.DEADLINE_EXCEEDED, refusal
+        # A watch of approvals goes on until shortly before its deadline, in good time or not.
+        late = refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert name == "WatchApprovals" or not late, refusal
         return []
 
 
