@@ -65,7 +65,7 @@ def _timers(upkeep: Upkeep, escalations: Escalations, metrics: Metrics) -> Seque
 
     def expire() -> None:
         report = upkeep.expire_due()
-        metrics.expired_actions.inc(report.expired)
+        metrics.expired_actions.inc(report.done)
         metrics.expiry_failures.inc(len(report.failures))
         for failure in report.failures:
             _log.error(
@@ -77,7 +77,7 @@ def _timers(upkeep: Upkeep, escalations: Escalations, metrics: Metrics) -> Seque
 
     def escalate() -> None:
         report = escalations.escalate_due()
-        metrics.escalated_approvals.inc(report.escalated)
+        metrics.escalated_approvals.inc(report.done)
         metrics.escalation_failures.inc(len(report.failures))
         for failure in report.failures:
             _log.error(

@@ -31,7 +31,7 @@ from oars_grpc.use_cases.action_change import (
     ApprovalChange,
     check_visible,
 )
-from oars_grpc.use_cases.grants import approval_json, new_approval, plan_of
+from oars_grpc.use_cases.grants import approval_json, decide_now, new_approval, plan_of
 from oars_grpc.use_cases.keyring import Keyring, PolicyShelf
 from oars_grpc.use_cases.recorder import Plan, Recorder, commit_plan
 
@@ -167,20 +167,13 @@ class Actions:
             action = self._changer.with_input(stored.action)
             if action is None:
                 raise FailedPrecondition("the input was erased", reason="INPUT_ERASED")
-            policy = self._policies.compiled(basis.policy)
-            decision = decide(
-                action.request,
-                basis.policy.reference(),
-                policy,
-                basis.tenant.settings.risk,
-                recorder.now,
-            )
+            decision, document = decide_now(action.request, self._policies, basis, recorder.now)
             if decision.effect is Effect.DENY:
                 raise FailedPrecondition(
                     f"policy denies this action now: {decision.evaluation.explanation}",
                     reason="POLICY_DENIES",
                 )
-            plan = plan_of(decision, policy.document, basis)
+            plan = plan_of(decision, document, basis)
             shown = (action, stored.decision)
             approval = new_approval(
                 recorder, basis, shown, plan, self._chance, tuple(sorted(call.principal.names()))

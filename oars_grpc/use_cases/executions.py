@@ -8,14 +8,14 @@ from oars_grpc.core.action import ActionState, check_transition
 from oars_grpc.core.approval import Approval, consume_grant, release_grant
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.canonical import canonical_json, sha256_hex
-from oars_grpc.core.decision import Decision, decide, decision_for_receipt
+from oars_grpc.core.decision import Decision, decision_for_receipt
 from oars_grpc.core.policy import Effect
 from oars_grpc.core.ports import Chance, Clock, Ledger
 from oars_grpc.core.receipt import caller_json
 from oars_grpc.core.stored import Basis, StoredAction
 from oars_grpc.errors import FailedPrecondition, PermissionDenied
 from oars_grpc.use_cases.action_change import ActionChanger, ActionOutcome, ApprovalChange
-from oars_grpc.use_cases.grants import is_covered, plan_of
+from oars_grpc.use_cases.grants import decide_now, is_covered, plan_of
 from oars_grpc.use_cases.keyring import Keyring, PolicyShelf
 from oars_grpc.use_cases.recorder import Recorder
 
@@ -164,16 +164,9 @@ class Executions:
         action = self._changer.with_input(stored.action)
         if action is None:
             raise FailedPrecondition("the input was erased", reason="INPUT_ERASED")
-        policy = self._policies.compiled(basis.policy)
-        decision = decide(
-            action.request,
-            basis.policy.reference(),
-            policy,
-            basis.tenant.settings.risk,
-            recorder.now,
-        )
+        decision, document = decide_now(action.request, self._policies, basis, recorder.now)
         asks = decision.effect in {Effect.APPROVE, Effect.QUARANTINE}
-        plan = plan_of(decision, policy.document, basis) if asks and approval else None
+        plan = plan_of(decision, document, basis) if asks and approval else None
         return decision, is_covered(stored.decision.effect, approval, decision, plan)
 
 

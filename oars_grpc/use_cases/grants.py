@@ -1,12 +1,13 @@
 """Opens approvals, and finds out whether a grant still covers what policy asks for now."""
 
+from datetime import datetime
 from typing import Any
 
 from oars_grpc.core import ids
-from oars_grpc.core.action import Action
+from oars_grpc.core.action import Action, ActionRequest
 from oars_grpc.core.approval import Approval, ApprovalState, open_approval
 from oars_grpc.core.canonical import sha256_hex, statement_json
-from oars_grpc.core.decision import Decision
+from oars_grpc.core.decision import Decision, decide
 from oars_grpc.core.display import approval_display, display_digest
 from oars_grpc.core.policy import Effect, PolicyDocument
 from oars_grpc.core.ports import Chance
@@ -14,6 +15,7 @@ from oars_grpc.core.receipt import format_time
 from oars_grpc.core.risk import RiskTier
 from oars_grpc.core.stored import Basis
 from oars_grpc.core.workflow import WorkflowPlan, plan_workflows
+from oars_grpc.use_cases.keyring import PolicyShelf
 from oars_grpc.use_cases.recorder import Recorder
 
 
@@ -25,6 +27,16 @@ def asked_workflows(decision: Decision, document: PolicyDocument) -> set[str]:
         if outcome.effect is Effect.APPROVE
     }
     return {rule.workflow_id for rule in document.rules if rule.id in counted} or {""}
+
+
+def decide_now(
+    request: ActionRequest, policies: PolicyShelf, basis: Basis, now: datetime
+) -> tuple[Decision, PolicyDocument]:
+    """What the policy that is published now says of a stored action, which has its input."""
+    policy = policies.compiled(basis.policy)
+    risk = basis.tenant.settings.risk
+    decision = decide(request, basis.policy.reference(), policy, risk, now)
+    return decision, policy.document
 
 
 def plan_of(decision: Decision, document: PolicyDocument, basis: Basis) -> WorkflowPlan:

@@ -9,7 +9,7 @@ import rfc8785
 from oars_grpc.core.envelope import envelope_from_json
 from oars_grpc.core.receipt import parse_statement
 from oars_grpc.generated.oars.v1 import action_pb2, approval_pb2, receipt_pb2
-from tests.support.client import Client, action_body, submit
+from tests.support.client import RISKY, Client, action_body, submit
 
 
 def kinds(answer: dict[str, object]) -> list[str]:
@@ -87,7 +87,7 @@ def test_an_unknown_operation_is_denied_because_nothing_permits_it(agent: Client
 
 
 def test_an_approval_by_a_person_approves_the_action(agent: Client, approver: Client) -> None:
-    answer = submit(agent, action_body("transfer_funds", context={"environment": "production"}))
+    answer = submit(agent, action_body("transfer_funds", context=RISKY))
     assert answer["action"]["state"] == "ACTION_STATE_APPROVAL_REQUIRED"
     assert kinds(answer) == ["action.requested", "action.approval_required"]
     approval = answer["approval"]
@@ -106,7 +106,7 @@ def test_an_approval_by_a_person_approves_the_action(agent: Client, approver: Cl
 
 
 def test_a_rejection_denies_the_action_over_grpc(agent: Client, approver: Client) -> None:
-    body = action_body("transfer_funds", context={"environment": "production"})
+    body = action_body("transfer_funds", context=RISKY)
     request = action_pb2.SubmitActionRequest(agent_id="agent-1")
     request.resource.tool_id, request.resource.operation = "bank", body["resource"]["operation"]
     request.context.environment = "production"

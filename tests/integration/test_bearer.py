@@ -86,7 +86,7 @@ def bearer(**claims: Any) -> dict[str, str]:
 
 def pending(agent: Client, **changes: Any) -> dict[str, Any]:
     """A submission that waits for a person."""
-    context = {"environment": "production"}
+    context = {"environment": "production", "dataTypes": ["none"]}
     body = action_body("transfer_funds", context=context, tenantId=ALPHA, **changes)
     answer = submit(agent, body)
     assert answer["action"]["state"] == "ACTION_STATE_APPROVAL_REQUIRED"

@@ -46,7 +46,7 @@ class World:
     def asked(self) -> Any:
         """An approval as Alice is shown it."""
         # Of its own input: an equal request would join the one that waits.
-        context = {"environment": "production"}
+        context = {"environment": "production", "dataTypes": ["none"]}
         body = action_body("transfer_funds", context=context, input={"invoice": str(uuid4())})
         answer = submit(self.agent, body)
         found = self.alice.rest.get(f"/v1/approvals/{answer['approval']['approvalId']}")

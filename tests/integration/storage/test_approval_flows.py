@@ -146,11 +146,11 @@ def test_an_overdue_stage_is_escalated_and_then_its_target_decides(
     server.set_settings(TenantSettings(workflows=(Workflow("default", (stage,)),)))
     approval = server.submit("agent-1")
     boss = replace(CAROL, service_account_id="sa-9")
-    assert server.escalations.escalate_due().escalated == 0
+    assert server.escalations.escalate_due().done == 0
     server.clock.shift = timedelta(seconds=61)
     assert reason_of(server.decide, approval, boss) == "NOT_AN_APPROVER"
-    assert server.escalations.escalate_due().escalated == 1
-    assert server.escalations.escalate_due().escalated == 0
+    assert server.escalations.escalate_due().done == 1
+    assert server.escalations.escalate_due().done == 0
     server.decide(approval, boss)
     assert server.states(approval)[0] is ActionState.APPROVED
     event = payloads(database_url, approval.action_id)[2]
@@ -273,7 +273,7 @@ def test_a_start_without_effect_gives_the_grant_back(server: Replica) -> None:
         assert server.states(approval) == (ActionState.APPROVED, ApprovalState.APPROVED)
     server.clock.shift = timedelta(hours=1)
     assert reason_of(server.start, approval.action_id) == "PERMIT_EXPIRED"
-    assert server.upkeep.expire_due().expired == 1
+    assert server.upkeep.expire_due().done == 1
 
 
 @pytest.mark.parametrize("effect", [Effect.DENY, Effect.QUARANTINE])
