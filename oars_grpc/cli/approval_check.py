@@ -35,7 +35,7 @@ def check_shown(approval: Mapping[str, Any], display: str) -> ShownAction:
         ValueError: it is not, or was erased.
     """
     if not display:
-        raise ValueError("the input was erased: there is nothing left to decide about")
+        raise ValueError("nothing is shown: the input was erased, or this identity does not decide")
     raw = display.encode()
     digest = display_digest(raw)
     if digest != approval["displayDigest"]:

@@ -1,7 +1,8 @@
 """Approvals: what people decide about an action that policy will not decide alone.
 
     PENDING ──▶ APPROVED ◀──▶ CONSUMED      a grant is used by starting the action, and given back
-       │                                    where the start failed before any effect
+       │           │                        where the start failed before any effect
+       │           └──▶ EXPIRED, CANCELED   it was not used in time; withdrawn, or stopped by policy
        └─────▶ REJECTED, EXPIRED, CANCELED
 
 A pending approval goes through its stages in order (`workflow.py`). Each decision is taken on top
@@ -15,6 +16,8 @@ from enum import StrEnum
 from oars_grpc.core.action import Action
 from oars_grpc.core.workflow import Stage, WorkflowPlan
 from oars_grpc.errors import FailedPrecondition
+
+MAXIMUM_RELEASES = 3
 
 
 class ApprovalState(StrEnum):
@@ -40,7 +43,7 @@ class ApprovalDecision:
     """One decision of one principal; `stage` is the index of the stage in which it counts.
 
     `time_step` names the one-time code that was given along (0: none), `key_id` the key that
-    signed the grant (empty: none).
+    signed the grant (empty: none). `aliases` are what else the approver's token called the person.
     """
 
     approver: str
@@ -52,11 +55,12 @@ class ApprovalDecision:
     carried_by: str = ""
     time_step: int = 0
     key_id: str = ""
+    aliases: tuple[str, ...] = ()
 
     def names(self) -> frozenset[str]:
         """What the approver is known by; of a token's person also the name that the token gives."""
         person = self.approver.partition("#")[2] if self.carried_by else ""
-        return frozenset({self.approver, self.service_account_id, person} - {""})
+        return frozenset({self.approver, self.service_account_id, person, *self.aliases} - {""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Approval:
     asking: tuple[str, ...] = ()
     step_up: bool = False
     signed_grants: bool = False
+    releases: int = 0
 
     @property
     def required_approvals(self) -> int:
@@ -238,12 +243,25 @@ def consume_grant(approval: Approval) -> Approval:
 def release_grant(approval: Approval) -> Approval:
     """The grant given back by a start that failed before any effect.
 
+    That it had none is the caller's word, so it is taken a few times only.
+
     Raises:
-        FailedPrecondition: it is not in use.
+        FailedPrecondition: it is not in use, or was given back too often.
     """
     if approval.state is not ApprovalState.CONSUMED:
         raise FailedPrecondition(
             f"approval {approval.approval_id} is {approval.state.value}, not in use",
             reason="GRANT_NOT_CONSUMED",
         )
-    return replace(approval, state=ApprovalState.APPROVED, version=approval.version + 1)
+    if approval.releases >= MAXIMUM_RELEASES:
+        raise FailedPrecondition(
+            f"approval {approval.approval_id} was given back {approval.releases} times: the action"
+            " has failed, and needs to be asked for again",
+            reason="GRANT_RELEASED_TOO_OFTEN",
+        )
+    return replace(
+        approval,
+        state=ApprovalState.APPROVED,
+        version=approval.version + 1,
+        releases=approval.releases + 1,
+    )

@@ -1,8 +1,9 @@
 """The policy that a new tenant starts with.
 
-Destructive operations are denied, high and critical risk asks a human, and reading and ordinary
-writing at lower risk is allowed. Nothing permits the rest: an operation of unknown class is denied
-by default until the tenant's own policy names it.
+Destructive operations are denied, running code, money, permissions and high risk ask a human, and
+reading and ordinary writing at lower risk is allowed. Nothing permits the rest: an operation of
+unknown class is denied by default until the tenant's own policy names it. More risk is never
+answered more mildly, so that nobody gains by leaving things unsaid.
 """
 
 from oars_grpc.core.policy import Effect, PolicyDocument, Rule, RuleMatch
@@ -10,8 +11,8 @@ from oars_grpc.core.risk import RiskTier
 
 BUILTIN_POLICY = PolicyDocument(
     name="builtin",
-    description="Deny destructive operations, approve high and critical risk, allow the rest of "
-    "the operations listed.",
+    description="Deny destructive operations, approve what is consequential or of high risk, allow "
+    "other reading and writing.",
     rules=(
         Rule(
             id="deny-destructive",
@@ -21,9 +22,10 @@ BUILTIN_POLICY = PolicyDocument(
         ),
         Rule(
             id="approve-high-risk",
-            description="A human decides on high and critical risk.",
+            description="A human decides on running code, money, permissions, and high risk.",
             effect=Effect.APPROVE,
-            match=RuleMatch(risk_tiers=(RiskTier.HIGH, RiskTier.CRITICAL)),
+            condition='risk.operation_class in ["execute", "money", "permission"]'
+            ' || (risk.operation_class in ["read", "write"] && risk.tier in ["high", "critical"])',
         ),
         Rule(
             id="allow-read-and-write",

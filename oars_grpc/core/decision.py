@@ -1,6 +1,6 @@
 """What policy said about an action, and why: the record that receipts and answers are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -80,7 +80,9 @@ def decide(
 
 # Receipts are leaves of a log whose entries hold at most 65,535 bytes (C2SP tlog-tiles), and a
 # policy may have a thousand rules that match. Bytes of each list that a receipt repeats:
-_RULES_BYTES, _FACTS_BYTES, _NAMES_BYTES = 8_192, 6_144, 2_048
+_RULES_BYTES, _FACTS_BYTES, _SIGNALS_BYTES, _NAMES_BYTES = 4_096, 4_096, 4_096, 1_024
+# A record of no more is carried whole: whatever its lists are, they take less together.
+_WHOLE_BYTES = 2_048
 _MAXIMUM_TEXT, _EXPLANATION = 256, 1024
 
 
@@ -93,10 +95,10 @@ def decision_for_receipt(decision: Decision) -> dict[str, Any]:
     whole = decision_to_json(decision)
     encoded = statement_json(whole)
     digest = sha256_hex(encoded)
-    if len(encoded) <= _NAMES_BYTES and all(
+    if len(encoded) <= _WHOLE_BYTES and all(
         len(value) <= _MAXIMUM_TEXT for _, value in decision.evaluation.facts_read
     ):
-        whole["omitted"] = {}  # the whole is within the least of the bounds, so nothing is cut
+        whole["omitted"] = {}
         whole["explanation"] = whole["explanation"][:_EXPLANATION]
         whole["decisionDigest"] = digest
         return whole
@@ -107,15 +109,17 @@ def decision_for_receipt(decision: Decision) -> dict[str, Any]:
         "decidingRules": (whole["decidingRules"], _NAMES_BYTES),
         "missingFacts": (whole["missingFacts"], _NAMES_BYTES),
         "facts": (facts, _FACTS_BYTES),
+        "signals": (whole["risk"]["signals"], _SIGNALS_BYTES),
     }
     kept: dict[str, Any] = {
-        name: _within(entries, limit) for name, (entries, limit) in bounds.items()
+        name: first_within(entries, limit) for name, (entries, limit) in bounds.items()
     }
     omitted = {
         name: len(entries) - len(kept[name])
         for name, (entries, _) in bounds.items()
         if len(entries) > len(kept[name])
     }
+    kept["risk"] = {**whole["risk"], "signals": kept.pop("signals")}
     denial = whole.get("denial")
     if denial is not None:
         kept["denial"], cut = _short_denial(denial)
@@ -133,13 +137,13 @@ def _short_denial(denial: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     """A denial within its bounds, and how many entries of it were cut."""
     kept, cut = dict(denial), {}
     for name, counted in (("ruleIds", "denialRules"), ("missingFacts", "denialMissingFacts")):
-        kept[name] = _within(denial[name], _NAMES_BYTES)
+        kept[name] = first_within(denial[name], _NAMES_BYTES)
         if len(kept[name]) < len(denial[name]):
             cut[counted] = len(denial[name]) - len(kept[name])
     return kept, cut
 
 
-def _within(entries: list[Any], limit: int) -> list[Any]:
+def first_within(entries: Sequence[Any], limit: int) -> list[Any]:
     """The first entries that together take at most `limit` bytes."""
     kept, size = [], 0
     for entry in entries:

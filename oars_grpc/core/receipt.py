@@ -82,8 +82,8 @@ def parse_time(text: str) -> datetime:
     Raises:
         ValueError: not written as `format_time` writes.
     """
-    moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-    if format_time(moment) != text:
+    moment = datetime.fromisoformat(text)  # ten times as fast as strptime, and far less strict
+    if not text.endswith("Z") or format_time(moment) != text:
         raise ValueError(f"{text!r} is not RFC 3339 UTC with six decimals")
     return moment
 

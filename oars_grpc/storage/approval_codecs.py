@@ -40,6 +40,7 @@ def approval_row(approval: Approval) -> dict[str, Any]:
                 "asking": approval.asking,
                 "stepUp": approval.step_up,
                 "signedGrants": approval.signed_grants,
+                "releases": approval.releases,
             }
         ),
     }
@@ -74,6 +75,7 @@ def approval_of(row: Row) -> Approval:
         asking=tuple(body.get("asking", ())),
         step_up=body.get("stepUp", False),
         signed_grants=body.get("signedGrants", False),
+        releases=body.get("releases", 0),
     )
 
 
@@ -88,6 +90,7 @@ def _decision_json(decision: ApprovalDecision) -> dict[str, Any]:
         "carriedBy": decision.carried_by,
         "timeStep": decision.time_step,
         "keyId": decision.key_id,
+        "aliases": decision.aliases,
     }
 
 
@@ -102,6 +105,7 @@ def _decision_of(value: dict[str, Any]) -> ApprovalDecision:
         carried_by=value.get("carriedBy", ""),
         time_step=value.get("timeStep", 0),
         key_id=value.get("keyId", ""),
+        aliases=tuple(value.get("aliases", ())),
     )
 
 

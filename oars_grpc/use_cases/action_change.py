@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import orjson
 
@@ -14,13 +15,16 @@ from oars_grpc.core.identity import Principal, Role
 from oars_grpc.core.ports import Chance, Clock, Ledger
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.core.stored import Basis, StoredAction
-from oars_grpc.errors import NotFound
+from oars_grpc.errors import NotFound, ResourceExhausted
 from oars_grpc.use_cases.bases import Bases
 from oars_grpc.use_cases.keyring import Keyring
 from oars_grpc.use_cases.recorder import Plan, Recorder, commit_plan
 
 # Roles that see only what they submitted themselves.
 OWN_ACTIONS_ONLY = frozenset({Role.AGENT, Role.GATEWAY})
+# Each join changes the action, and people decide it by compare-and-set: whoever keeps submitting
+# must leave them time for it, and not fill the log.
+_RECEIPTS_AT_ONCE, _BETWEEN_JOINS = 10, timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,21 @@ def check_visible(
         if own or principal.role not in OWN_ACTIONS_ONLY:
             return stored
     raise NotFound(f"action {action_id} is not found", reason="ACTION_NOT_FOUND")
+
+
+def check_not_too_often(action: Action, now: datetime) -> None:
+    """Refuse to join an action once more that was just joined, after the first few times.
+
+    Raises:
+        ResourceExhausted: it was changed less than a second ago.
+    """
+    quiet = now - action.updated_at
+    if action.last_sequence >= _RECEIPTS_AT_ONCE and quiet < _BETWEEN_JOINS:
+        raise ResourceExhausted(
+            f"action {action.action_id} waits already; it is submitted too often",
+            retry_after_ms=_BETWEEN_JOINS // timedelta(milliseconds=1),
+            reason="SUBMITTED_TOO_OFTEN",
+        )
 
 
 class ActionChanger:
@@ -153,8 +172,11 @@ class ActionChanger:
         return self._ledger.find_approval([action.request.tenant_id], action.approval_id)
 
     def closed_approval(self, stored: StoredAction, state: ApprovalState) -> ApprovalChange | None:
-        """The action's pending approval, ended along with the action; None if it has none."""
+        """The approval that is pending or unused, ended along with its action; None without one."""
         approval = self.approval_of(stored)
-        if approval is None or approval.state is not ApprovalState.PENDING:
+        if approval is None or approval.state not in {
+            ApprovalState.PENDING,
+            ApprovalState.APPROVED,
+        }:
             return None
         return ApprovalChange(close_approval(approval, state), approval.version)

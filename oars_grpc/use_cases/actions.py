@@ -22,6 +22,7 @@ from oars_grpc.core.policy import Effect
 from oars_grpc.core.policy_document import CompiledPolicy
 from oars_grpc.core.ports import Chance, Clock, Ledger
 from oars_grpc.core.receipt import APPROVAL_JOINED, caller_json, format_time
+from oars_grpc.core.risk import RiskTier
 from oars_grpc.core.stored import ActionFilter, Basis, StoredAction
 from oars_grpc.errors import FailedPrecondition
 from oars_grpc.use_cases.action_change import (
@@ -29,6 +30,7 @@ from oars_grpc.use_cases.action_change import (
     ActionChanger,
     ActionOutcome,
     ApprovalChange,
+    check_not_too_often,
     check_visible,
 )
 from oars_grpc.use_cases.grants import approval_json, decide_now, new_approval, plan_of
@@ -176,7 +178,13 @@ class Actions:
             plan = plan_of(decision, document, basis)
             shown = (action, stored.decision)
             approval = new_approval(
-                recorder, basis, shown, plan, self._chance, tuple(sorted(call.principal.names()))
+                recorder,
+                basis,
+                shown,
+                plan,
+                self._chance,
+                released_by=tuple(sorted(call.principal.names())),
+                critical=decision.risk.tier is RiskTier.CRITICAL,
             )
             detail = {
                 "policy": stored.decision.policy.to_json(),
@@ -212,6 +220,7 @@ class Actions:
         stored = self._ledger.find_action([tenant_id], pending.action_id)
         if stored is None or stored.action.state is not ActionState.APPROVAL_REQUIRED:
             return None  # decided between the two looks
+        check_not_too_often(stored.action, recorder.now)
         again = self._recorder(stored.action, basis, recorder.now)
         detail = {
             "policy": stored.decision.policy.to_json(),

@@ -15,6 +15,7 @@ from oars_grpc.core.approval import (
 )
 from oars_grpc.core.approver import check_approver, check_pending, check_turn
 from oars_grpc.core.call import Answer, Call, Encode, replay
+from oars_grpc.core.decision import first_within
 from oars_grpc.core.display import approval_display, display_digest
 from oars_grpc.core.grant import grant_payload, signed_grant_json
 from oars_grpc.core.identity import Principal
@@ -22,6 +23,7 @@ from oars_grpc.core.ports import Chance, Clock, Ledger
 from oars_grpc.core.receipt import APPROVAL_DECIDED, caller_json, format_time
 from oars_grpc.core.step_up import StepUp
 from oars_grpc.core.stored import Basis, StoredAction
+from oars_grpc.core.workflow import APPROVING_ROLES
 from oars_grpc.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from oars_grpc.use_cases.action_change import ActionChanger, ActionOutcome, ApprovalChange
 from oars_grpc.use_cases.approver_keys import ApproverKeys
@@ -49,7 +51,7 @@ class Answered:
 class ShownApproval:
     """An approval, what its approvers are shown, and what the caller would sign to approve it.
 
-    `display` is None where the input was erased.
+    `display` is None where the input was erased, and for those who may not decide.
     """
 
     approval: Approval
@@ -89,7 +91,9 @@ class Approvals:
         display = self._display(self._action_of(approval))
         digest = approval.display_digest or (display_digest(display) if display else "")
         payload = _grant_payload(approval, call.principal, Verdict.APPROVE, digest)
-        return ShownApproval(approval, display, payload)
+        # It holds the input, which is for those who answer, and for nobody who only looks on.
+        answers = call.principal.role in APPROVING_ROLES
+        return ShownApproval(approval, display if answers else None, payload)
 
     def decide(
         self,
@@ -136,6 +140,7 @@ class Approvals:
                 carried_by=call.principal.carried_by,
                 time_step=0 if step_up is None else step_up.time_step,
                 key_id="" if grant is None else grant["keyId"],
+                aliases=tuple(sorted(call.principal.aliases)),
             )
             decided = decide_approval(approval, decision)
             detail = {
@@ -244,22 +249,29 @@ def _decision_json(
     }
 
 
+# Each decision has a receipt of its own before; this one lists what fits the log.
+_DECISIONS_BYTES = 20_480
+
+
 def _move(recorder: Recorder, stored: StoredAction, approval: Approval, basis: Basis) -> None:
     """Take the action where the approval, if it is decided now, sends it."""
+    decisions = [
+        {
+            "approver": decision.approver,
+            "verdict": decision.verdict.value,
+            "stage": decision.stage,
+            "decidedAt": format_time(decision.decided_at),
+        }
+        for decision in approval.decisions
+    ]
+    listed = first_within(decisions, _DECISIONS_BYTES)
     detail = {
         "policy": stored.decision.policy.to_json(),
         "approval": {
             "approvalId": approval.approval_id,
             "actionDigest": approval.action_digest,
-            "decisions": [
-                {
-                    "approver": decision.approver,
-                    "verdict": decision.verdict.value,
-                    "stage": decision.stage,
-                    "decidedAt": format_time(decision.decided_at),
-                }
-                for decision in approval.decisions
-            ],
+            "decisions": listed,
+            "omittedDecisions": len(decisions) - len(listed),
         },
     }
     if approval.state is ApprovalState.APPROVED:

@@ -1,6 +1,7 @@
 """Escalates what approvers have left lying: a loop that several replicas share."""
 
 from oars_grpc.core.approval import Approval, escalate_approval
+from oars_grpc.core.decision import first_within
 from oars_grpc.core.ports import Chance, Clock, Ledger, UpkeepStore
 from oars_grpc.core.receipt import APPROVAL_ESCALATED, SYSTEM, format_time
 from oars_grpc.core.stored import Basis, DueEscalation, StoredAction
@@ -47,14 +48,21 @@ class Escalations:
         self._changer.run_in_tenant(due.tenant_id, due.action_id, None, step, lambda _outcome: b"")
 
 
+# All the targets that there can be, in plain letters; the receipt must fit the log.
+_TARGETS_BYTES = 20_480
+
+
 def _escalation_json(approval: Approval) -> dict[str, object]:
     under_way = approval.stages[approval.current_stage]
     ended = approval.escalates_at
+    targets = [target.to_json() for target in under_way.stage.escalate_to]
+    told = first_within(targets, _TARGETS_BYTES)
     return {
         "approvalId": approval.approval_id,
         "actionDigest": approval.action_digest,
         "stage": approval.current_stage,
         "stageName": under_way.stage.name,
         "overdueSince": "" if ended is None else format_time(ended),
-        "escalatedTo": [target.to_json() for target in under_way.stage.escalate_to],
+        "escalatedTo": told,
+        "omittedTargets": len(targets) - len(told),
     }

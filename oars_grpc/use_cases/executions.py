@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from oars_grpc.core.action import ActionState, check_transition
-from oars_grpc.core.approval import Approval, consume_grant, release_grant
+from oars_grpc.core.approval import Approval, ApprovalState, consume_grant, release_grant
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.canonical import canonical_json, sha256_hex
 from oars_grpc.core.decision import Decision, decision_for_receipt
@@ -47,11 +47,15 @@ class Executions:
 
         def step(recorder: Recorder, stored: StoredAction, basis: Basis) -> ApprovalChange | None:
             _check_caller(call, stored)
+            # Who may act for whom can have changed while people made up their minds.
+            call.principal.check_acts_as(
+                stored.action.request.agent_id, stored.action.request.user_id
+            )
             check_transition(stored.action.state, ActionState.EXECUTING)
             _check_permit(recorder, stored)
             approval = self._changer.approval_of(stored)
             used = None if approval is None else consume_grant(approval)
-            decision, covered = self._decide_again(recorder, stored, basis, approval)
+            decision, covered = self._decide_again(call, recorder, stored, basis, approval)
             decisions.append(decision)
             detail: dict[str, Any] = {
                 "policy": decision.policy.to_json(),
@@ -65,10 +69,10 @@ class Executions:
                     "displayDigest": approval.display_digest,
                 }
             if not covered:
-                # Stricter than what was decided or approved: the grant stays unused for good.
+                # Stricter than what was decided or approved: the grant ends unused.
                 detail["decision"] = decision_for_receipt(decision)
                 recorder.move(ActionState.DENIED, detail)
-                return None
+                return self._changer.closed_approval(stored, ApprovalState.CANCELED)
             detail["reevaluation"] = {
                 "effect": decision.effect.value,
                 "decidingRules": list(decision.evaluation.deciding)[:_MAXIMUM_RULES],
@@ -137,7 +141,7 @@ class Executions:
             check_transition(stored.action.state, ActionState.APPROVED)
             approval = self._changer.approval_of(stored)
             released = None if approval is None else release_grant(approval)
-            detail = {
+            detail: dict[str, Any] = {
                 "policy": stored.decision.policy.to_json(),
                 "outcome": {
                     "status": "not_started",
@@ -146,6 +150,11 @@ class Executions:
                 },
                 "reportedBy": caller_json(call.principal),
             }
+            if approval is not None:
+                detail["approval"] = {
+                    "approvalId": approval.approval_id,
+                    "actionDigest": approval.action_digest,
+                }
             recorder.move(ActionState.APPROVED, detail, expires_at=stored.action.expires_at)
             if approval is None or released is None:
                 return None
@@ -155,16 +164,18 @@ class Executions:
 
     def _decide_again(
         self,
+        call: Call,
         recorder: Recorder,
         stored: StoredAction,
         basis: Basis,
         approval: Approval | None,
     ) -> tuple[Decision, bool]:
-        """What policy says now, and whether what was decided before covers it."""
+        """What policy says now, of the caller as it is now, and whether that is covered."""
         action = self._changer.with_input(stored.action)
         if action is None:
             raise FailedPrecondition("the input was erased", reason="INPUT_ERASED")
-        decision, document = decide_now(action.request, self._policies, basis, recorder.now)
+        request = replace(action.request, caller=call.principal)
+        decision, document = decide_now(request, self._policies, basis, recorder.now)
         asks = decision.effect in {Effect.APPROVE, Effect.QUARANTINE}
         plan = plan_of(decision, document, basis) if asks and approval else None
         return decision, is_covered(stored.decision.effect, approval, decision, plan)

@@ -1,5 +1,6 @@
 """Opens approvals, and finds out whether a grant still covers what policy asks for now."""
 
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -7,7 +8,7 @@ from oars_grpc.core import ids
 from oars_grpc.core.action import Action, ActionRequest
 from oars_grpc.core.approval import Approval, ApprovalState, open_approval
 from oars_grpc.core.canonical import sha256_hex, statement_json
-from oars_grpc.core.decision import Decision, decide
+from oars_grpc.core.decision import Decision, decide, first_within
 from oars_grpc.core.display import approval_display, display_digest
 from oars_grpc.core.policy import Effect, PolicyDocument
 from oars_grpc.core.ports import Chance
@@ -54,11 +55,13 @@ def new_approval(
     shown: tuple[Action, Decision],
     plan: WorkflowPlan,
     chance: Chance,
+    *,
     released_by: tuple[str, ...] = (),
+    critical: bool = False,
 ) -> Approval:
     """A pending approval, bound to the action, to the policy, and to what is `shown` of them.
 
-    The action must have its input.
+    The action must have its input. `critical` tells that its risk is, whatever is shown of it.
     """
     action, decision = shown
     return open_approval(
@@ -68,10 +71,14 @@ def new_approval(
         display_digest=display_digest(approval_display(action, decision)),
         plan=plan,
         approval_seconds=basis.tenant.settings.approval_seconds,
-        step_up=decision.risk.tier is RiskTier.CRITICAL,
+        step_up=critical or decision.risk.tier is RiskTier.CRITICAL,
         released_by=released_by,
         now=recorder.now,
     )
+
+
+# A receipt that names stages has the decision, too, and must fit the log.
+_STAGES_BYTES = 4_096
 
 
 def approval_json(approval: Approval) -> dict[str, Any]:
@@ -83,12 +90,16 @@ def approval_json(approval: Approval) -> dict[str, Any]:
         {"workflowId": stage.workflow_id, **stage.stage.to_json()} for stage in approval.stages
     ]
     named = ("workflowId", "name", "mode", "requiredApprovals", "slaSeconds")
+    listed = first_within(
+        [{name: stage[name] for name in named} for stage in stages], _STAGES_BYTES
+    )
     return {
         "approvalId": approval.approval_id,
         "policyDigest": approval.policy_digest,
         "displayDigest": approval.display_digest,
         "requiredApprovals": approval.required_approvals,
-        "stages": [{name: stage[name] for name in named} for stage in stages],
+        "stages": listed,
+        "omittedStages": len(stages) - len(listed),
         "workflowDigest": sha256_hex(statement_json(stages)),
         "stepUpRequired": approval.step_up,
         "signatureRequired": approval.signed_grants,
@@ -112,10 +123,11 @@ def is_covered(
         return True
     if approval is None or approval.state is not ApprovalState.APPROVED or plan is None:
         return False
-    answered = {(stage.workflow_id, stage.stage) for stage in approval.stages}
+    # Counted: where a stage is asked for twice, people have to have gone through it twice.
+    answered = Counter((stage.workflow_id, stage.stage) for stage in approval.stages)
     critical = decision.risk.tier is RiskTier.CRITICAL
     return (
-        answered.issuperset(plan.stages)
+        answered >= Counter(plan.stages)
         and (approval.step_up or not (plan.step_up or critical))
         and (approval.signed_grants or not plan.signed_grants)
     )

@@ -14,7 +14,13 @@ from oars_grpc.core.keys import SigningKey
 from oars_grpc.core.ports import Chance, Ledger
 from oars_grpc.core.receipt import Receipt, write_receipt
 from oars_grpc.core.stored import Basis, Change, Committed, Replayed, StoredAction
-from oars_grpc.errors import Conflict, FailedPrecondition, NotFound, PermissionDenied
+from oars_grpc.errors import (
+    Conflict,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
 from oars_grpc.use_cases.bases import Bases
 
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
@@ -162,7 +168,7 @@ def commit_plan(
                 return replay(basis.outcome, scope)
         try:
             plan = attempt(basis)
-        except (FailedPrecondition, NotFound, PermissionDenied):
+        except (FailedPrecondition, NotFound, PermissionDenied, ResourceExhausted):
             # The call that this one repeats may have committed meanwhile, and made the state what
             # the attempt objects to: its outcome was committed along, so it is there to be read.
             if scope is None:

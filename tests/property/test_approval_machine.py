@@ -108,7 +108,7 @@ class ApprovalMachine(RuleBasedStateMachine):
         self.granted: list[list[str]] = [[] for _ in plan]
         self.at = 0
         self.began, self.escalated = NOW, False
-        self.uses = 0
+        self.uses = self.given_back = 0
 
     def takes(self, name: str) -> bool:
         """Whether the model takes a decision of a person now."""
@@ -164,7 +164,7 @@ class ApprovalMachine(RuleBasedStateMachine):
             self.escalated = True
             self.version += 1
 
-    @precondition(lambda self: self.state == "pending")
+    @precondition(lambda self: self.state in ("pending", "approved"))
     @rule(state=st.sampled_from([ApprovalState.EXPIRED, ApprovalState.CANCELED]))
     def close(self, state: ApprovalState) -> None:
         self.approval = close_approval(self.approval, state)
@@ -180,9 +180,10 @@ class ApprovalMachine(RuleBasedStateMachine):
     @rule()
     def give_back(self) -> None:
         taken = self._tries(lambda: release_grant(self.approval))
-        assert taken == (self.state == "consumed")
+        assert taken == (self.state == "consumed" and self.given_back < 3)
         if taken:
             self.state, self.version, self.uses = "approved", self.version + 1, self.uses - 1
+            self.given_back += 1
 
     def _tries(self, work: Callable[[], Approval]) -> bool:
         try:

@@ -274,6 +274,7 @@ def test_a_start_without_effect_gives_the_grant_back(server: Replica) -> None:
     server.clock.shift = timedelta(hours=1)
     assert reason_of(server.start, approval.action_id) == "PERMIT_EXPIRED"
     assert server.upkeep.expire_due().done == 1
+    assert server.states(approval) == (ActionState.EXPIRED, ApprovalState.EXPIRED)
 
 
 @pytest.mark.parametrize("effect", [Effect.DENY, Effect.QUARANTINE])
@@ -283,10 +284,16 @@ def test_a_policy_that_became_stricter_stops_a_granted_action(
     approval = granted(server)
     publish(server, rule(effect, rule_id="newer"))
     server.start(approval.action_id)
-    assert server.states(approval) == (ActionState.DENIED, ApprovalState.APPROVED)
+    assert server.states(approval) == (ActionState.DENIED, ApprovalState.CANCELED)
     last = payloads(database_url, approval.action_id)[-1]
     assert (last["type"], last["decision"]["decidingRules"]) == ("action.denied", ["newer"])
     assert reason_of(server.start, approval.action_id) == "INVALID_STATE_TRANSITION"
+
+
+def test_a_withdrawn_action_takes_its_unused_grant_along(server: Replica) -> None:
+    approval = granted(server)
+    server.actions.cancel(call(AGENT, "CancelAction"), TENANT, approval.action_id, "", named)
+    assert server.states(approval) == (ActionState.CANCELED, ApprovalState.CANCELED)
 
 
 def test_nothing_permits_it_any_more_stops_it_too(server: Replica) -> None:

@@ -15,13 +15,19 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CALLER = Principal("spiffe://acme/a", "f" * 64, Role.AGENT, frozenset({"acme"}))
 
 
-def decide(operation: str, environment: str, *, with_risk: bool = True) -> Evaluation:
+def decide(
+    operation: str,
+    environment: str,
+    data_types: tuple[str, ...] | None = (),
+    *,
+    with_risk: bool = True,
+) -> Evaluation:
     request = ActionRequest(
         "acme",
         "agent-1",
         CALLER,
         Resource("tool", operation, "T-1"),
-        context=ActionContext(environment),
+        context=ActionContext(environment, data_types),
     )
     risk = assess_risk(request, RiskConfig()) if with_risk else None
     return evaluate(validate_document(BUILTIN_POLICY), action_facts(request, risk, NOW))
@@ -45,9 +51,11 @@ def decide(operation: str, environment: str, *, with_risk: bool = True) -> Evalu
         ("set_superuser", "production", "approve", ("approve-high-risk",)),
         ("add_sshkey", "production", "approve", ("approve-high-risk",)),
         ("create_wiretransfer", "production", "approve", ("approve-high-risk",)),
-        ("set_superuser", "dev", "deny", ()),
-        ("frobnicate", "dev", "deny", ()),
-        ("transfer_funds", "dev", "deny", ()),  # medium risk, and nothing permits money
+        ("set_superuser", "dev", "approve", ("approve-high-risk",)),
+        ("run_script", "dev", "approve", ("approve-high-risk",)),
+        ("transfer_funds", "dev", "approve", ("approve-high-risk",)),
+        ("frobnicate", "dev", "deny", ()),  # of no known class: nothing permits it
+        ("frobnicate", "production", "deny", ()),
     ],
 )
 def test_what_a_new_tenant_starts_with(
@@ -56,6 +64,22 @@ def test_what_a_new_tenant_starts_with(
     evaluation = decide(operation, environment)
     assert (evaluation.effect.value, evaluation.deciding) == (effect, deciding)
     assert evaluation.default_deny is (deciding == ())
+
+
+@pytest.mark.parametrize("environment", ["dev", "production", ""])
+@pytest.mark.parametrize(
+    "operation",
+    ["get_ticket", "create_ticket", "transfer_funds", "grant_role", "run_x", "frobnicate", "drop"],
+)
+def test_what_is_left_unsaid_is_never_answered_more_mildly(
+    operation: str, environment: str
+) -> None:
+    unsaid = decide(operation, environment, None).effect.strictness
+    for stated in ((), ("public",), ("pii",), ("credentials",), ("credentials", "pii")):
+        assert decide(operation, environment, stated).effect.strictness <= unsaid
+        assert decide(operation, "", stated).effect.strictness >= (
+            decide(operation, environment, stated).effect.strictness
+        )
 
 
 def test_without_a_risk_assessment_everything_is_denied() -> None:

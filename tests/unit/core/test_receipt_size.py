@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from oars_grpc.core.action import ActionContext, ActionRequest, Resource
+from oars_grpc.core.approval import open_approval
 from oars_grpc.core.canonical import sha256_hex, statement_json
 from oars_grpc.core.decision import (
     PolicyReference,
@@ -16,6 +17,8 @@ from oars_grpc.core.policy import Effect, PolicyDocument, Rule, RuleMatch
 from oars_grpc.core.policy_document import validate_document
 from oars_grpc.core.receipt import MAXIMUM_PAYLOAD_BYTES, write_receipt
 from oars_grpc.core.risk import RiskConfig
+from oars_grpc.core.workflow import MAXIMUM_PLANNED_STAGES, Stage, WorkflowPlan
+from oars_grpc.use_cases.grants import approval_json
 from tests.support import factories
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -83,3 +86,55 @@ def test_an_ordinary_decision_is_carried_whole() -> None:
     assert carried.pop("omitted") == {}
     carried.pop("decisionDigest")
     assert carried == decision_to_json(decision)
+
+
+def test_the_largest_request_for_approval_fits_with_all_that_policy_missed() -> None:
+    def asking(effect: Effect, first: int, count: int) -> tuple[Rule, ...]:
+        return tuple(
+            Rule(
+                id=f"{number:0>64}",
+                effect=effect,
+                match=RuleMatch(user_ids=("u" * 128,)),
+                condition=f'context.attributes["{number % 100:0>64}"] == "x"'
+                f" || input.a{number:0>40}.b == 1",
+            )
+            for number in range(first, first + count)
+        )
+
+    rules = (*asking(Effect.APPROVE, 0, 200), *asking(Effect.ALLOW, 200, 100))
+    policy = validate_document(PolicyDocument("large", rules))
+    request = largest_request()
+    reference = PolicyReference("pol_" + "0" * 26, 2**31, "f" * 64)
+    decision = decide(request, reference, policy, RiskConfig(), NOW)
+    assert (decision.effect, bool(decision.evaluation.skipped)) == (Effect.APPROVE, True)
+    action = replace(factories.make_action(request), last_sequence=9, last_receipt_digest="f" * 64)
+    stages = tuple(
+        (f"w{number:0>63}", Stage(WIDE * 64, required_approvals=16, sla_seconds=2_592_000))
+        for number in range(MAXIMUM_PLANNED_STAGES)
+    )
+    approval = open_approval(
+        approval_id=factories.new_id("apr"),
+        action=action,
+        policy_digest="f" * 64,
+        display_digest="f" * 64,
+        plan=WorkflowPlan(stages, 0, step_up=True, signed_grants=True),
+        approval_seconds=2_592_000,
+        step_up=True,
+        released_by=(),
+        now=NOW,
+    )
+    asked = approval_json(approval)
+    receipt = write_receipt(
+        receipt_id=factories.new_id("rcpt"),
+        action=action,
+        type_="action.approval_required",
+        detail={
+            "policy": reference.to_json(),
+            "decision": decision_for_receipt(decision),
+            "approval": asked,
+        },
+        now=NOW,
+        key=factories.make_signing_key(),
+    )
+    assert len(receipt.envelope.payload) <= MAXIMUM_PAYLOAD_BYTES
+    assert len(asked["stages"]) + asked["omittedStages"] == MAXIMUM_PLANNED_STAGES

@@ -36,9 +36,9 @@ class _ApprovalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Approva
     APPROVAL_STATE_REJECTED: _ApprovalState.ValueType  # 3
     """Rejected: the action is denied. Final."""
     APPROVAL_STATE_EXPIRED: _ApprovalState.ValueType  # 4
-    """Nobody decided in time. Final."""
+    """Nobody decided, or used the grant, in time. Final."""
     APPROVAL_STATE_CANCELED: _ApprovalState.ValueType  # 5
-    """The action was withdrawn. Final."""
+    """The action was withdrawn, or stopped by policy before its start. Final."""
     APPROVAL_STATE_CONSUMED: _ApprovalState.ValueType  # 6
     """The grant is used: execution has started. Granted again if the start fails before any effect."""
 
@@ -54,9 +54,9 @@ APPROVAL_STATE_APPROVED: ApprovalState.ValueType  # 2
 APPROVAL_STATE_REJECTED: ApprovalState.ValueType  # 3
 """Rejected: the action is denied. Final."""
 APPROVAL_STATE_EXPIRED: ApprovalState.ValueType  # 4
-"""Nobody decided in time. Final."""
+"""Nobody decided, or used the grant, in time. Final."""
 APPROVAL_STATE_CANCELED: ApprovalState.ValueType  # 5
-"""The action was withdrawn. Final."""
+"""The action was withdrawn, or stopped by policy before its start. Final."""
 APPROVAL_STATE_CONSUMED: ApprovalState.ValueType  # 6
 """The grant is used: execution has started. Granted again if the start fails before any effect."""
 Global___ApprovalState: _TypeAlias = ApprovalState  # noqa: Y015
@@ -553,7 +553,7 @@ class GetApprovalResponse(_message.Message):
     display: _builtins.str
     """What an approver is to be shown, as canonical JSON (RFC 8785): who asks for what with which
     input, the risk and why policy asks. Its SHA-256 is `display_digest`. Empty where the input was
-    erased.
+    erased, and for roles that do not decide.
     """
     grant_payload: _builtins.bytes
     """What the caller would sign to approve at the present stage: the payload of a DSSE envelope."""
