@@ -121,9 +121,8 @@ class ActionServicer(action_pb2_grpc.ActionServiceServicer):
             names = ", ".join(map(action_pb2.Outcome.Name, _OUTCOMES))
             reader.wrong("outcome", f"must be one of {names}")
         succeeded = outcome == action_pb2.OUTCOME_SUCCEEDED
-        error = reader.text(
-            request.error, "error", MAXIMUM_ERROR, required=not succeeded, lines=True
-        )
+        failed = outcome in {action_pb2.OUTCOME_FAILED, action_pb2.OUTCOME_NOT_STARTED}
+        error = reader.text(request.error, "error", MAXIMUM_ERROR, required=failed, lines=True)
         if error and succeeded:
             reader.wrong("error", "is not for OUTCOME_SUCCEEDED")
         given = request.HasField("output")

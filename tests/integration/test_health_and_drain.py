@@ -55,6 +55,7 @@ def submission() -> action_pb2.SubmitActionRequest:
     request = action_pb2.SubmitActionRequest(agent_id="agent-1")
     request.resource.tool_id, request.resource.operation = "desk", "create_ticket"
     request.context.environment = "staging"
+    request.context.data_types.append("none")
     return request
 
 

@@ -91,6 +91,11 @@ def clean(refusal: Refusal) -> Refusal:
     return refusal
 
 
+def workflow_settings() -> T.TenantSettings:
+    stage = V.Stage(name="approval", sla_seconds=60)
+    return T.TenantSettings(workflows=[V.Workflow(workflow_id="default", stages=[stage])])
+
+
 FILLED: dict[str, Message] = {
     "SubmitAction": submission(),
     "SimulatePolicy": json_format.ParseDict(
@@ -99,6 +104,8 @@ FILLED: dict[str, Message] = {
             document=document(), caller={"subject": "spiffe://oars.dev/x", "role": "agent"}
         ),
     ),
+    "CreateTenant": T.CreateTenantRequest(tenant_id="tenant_alpha", settings=workflow_settings()),
+    "UpdateTenant": T.UpdateTenantRequest(tenant_id="tenant_alpha", settings=workflow_settings()),
     "CompleteAction": A.CompleteActionRequest(outcome=A.OUTCOME_FAILED, error="down"),
     "DecideApproval": V.DecideApprovalRequest(
         verdict=V.VERDICT_APPROVE, action_digest="a" * 64, display_digest="b" * 64

@@ -14,14 +14,18 @@ from tests.support.identities import add_identity
 
 TENANT = "tenant_pages"
 MEBIBYTE = 2**20
+SAFE = {"environment": "staging", "dataTypes": ["none"]}
 # As wide as an action may be: 16 attributes and a target, of four bytes each character.
 WIDE = action_body(
     resource={"toolId": "desk", "operation": "create_ticket", "target": "\U0001f512" * 1024},
-    context={"attributes": {f"attribute-{number}": "\U0001f512" * 256 for number in range(16)}},
+    context={
+        **SAFE,
+        "attributes": {f"attribute-{number}": "\U0001f512" * 256 for number in range(16)},
+    },
 )
 # Few bytes, but in JSON each character is an escape of six.
 ESCAPED = action_body(
-    context={"attributes": {f"attribute-{number}": "<" * 256 for number in range(16)}}
+    context={**SAFE, "attributes": {f"attribute-{number}": "<" * 256 for number in range(16)}}
 )
 WIDE_ACTIONS, ESCAPED_ACTIONS = 60, 80
 ACTIONS = WIDE_ACTIONS + ESCAPED_ACTIONS

@@ -57,6 +57,7 @@ class Pair:
     ) -> action_pb2.SubmitActionResponse:
         request = action_pb2.SubmitActionRequest(agent_id="agent-1")
         request.resource.tool_id, request.resource.operation = "desk", operation
+        request.context.data_types.append("none")
         request.context.environment = "production" if operation == "transfer_funds" else "staging"
         response: action_pb2.SubmitActionResponse = self.actions(replica).SubmitAction(
             request, metadata=self.headers("agent", key), timeout=30
@@ -257,6 +258,8 @@ def test_servers_that_start_at_once_on_an_empty_database_all_come_up(tmp_path: P
         for server in servers:
             request = action_pb2.SubmitActionRequest(agent_id="agent-1")
             request.resource.tool_id, request.resource.operation = "desk", "create_ticket"
+            request.context.environment = "staging"
+            request.context.data_types.append("none")
             with server.channel(files, "agent") as channel:
                 ActionServiceStub(channel).SubmitAction(request, timeout=30)
             errors = [line for line in log_lines(server.log_file) if line["level"] == "error"]

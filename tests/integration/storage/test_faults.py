@@ -30,9 +30,9 @@ from tests.support.factories import (
     make_outcome,
 )
 
-# tenants, actions, approvals, heads, keys, growth, action, input, update, approval, receipts,
-# payloads: what the batch below executes before COMMIT.
-STATEMENTS = 13
+# tenants, actions, approvals, heads, pending, keys, growth, action, input, update, approval,
+# receipts, payloads: what the batch below executes before COMMIT.
+STATEMENTS = 14
 
 
 class Faults:

@@ -271,8 +271,10 @@ def test_what_belongs_to_another_tenant_is_not_found(
 
 def test_lists_filter_and_page_from_the_newest(ledger: PostgresLedger) -> None:
     changes = [
-        _with_approval(make_change(state=state))
-        for state in (ActionState.APPROVAL_REQUIRED, ActionState.DENIED, ActionState.DENIED)
+        _with_approval(make_change(state=state, request=make_request(input={"issue": number})))
+        for number, state in enumerate(
+            (ActionState.APPROVAL_REQUIRED, ActionState.DENIED, ActionState.DENIED)
+        )
     ]
     ledger.commit(changes)
     stored = [as_read(change.stored) for change in reversed(changes)]
