@@ -9,7 +9,7 @@ Names, targets and environments come twice: as sent (`resource.operation`) and f
 the caller's spelling asks for the folded one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -242,18 +242,20 @@ _SCALARS = frozenset({int, float, bool, type(None), datetime})
 _PLAIN = _SCALARS | {dict, list, tuple}
 
 
-def _units(values: Iterable[Any], limit: int) -> tuple[int, int]:
-    """Units and nesting depth of JSON values, counted no further than one past the limit."""
-    units, depth = 0, 0
-    pending = [iter(values)]
+def _units(values: Collection[Any], limit: int) -> tuple[int, int]:
+    """Units and nesting depth of JSON values, counted until the limit is passed."""
+    units, deepest = 0, 0
+    pending = [(1, values)]
     while pending:
-        depth = max(depth, len(pending))
-        if depth > MAX_INPUT_DEPTH:
-            return units, depth
-        for value in pending[-1]:
-            units += 1
-            if units > limit:
-                return units, depth
+        depth, items = pending.pop()
+        if depth > deepest:
+            deepest = depth
+            if depth > MAX_INPUT_DEPTH:
+                break
+        units += len(items)
+        if units > limit:
+            break
+        for value in items:
             kind = type(value)
             if kind in _SCALARS:
                 continue
@@ -263,11 +265,7 @@ def _units(values: Iterable[Any], limit: int) -> tuple[int, int]:
             # Whether something is a mapping takes long to find out, and nearly all are plain.
             elif kind is dict or (kind not in _PLAIN and isinstance(value, Mapping)):
                 units += sum(map(len, value)) // 4
-                pending.append(iter(value.values()))
-                break
+                pending.append((depth + 1, value.values()))
             elif isinstance(value, list | tuple):
-                pending.append(iter(value))
-                break
-        else:
-            pending.pop()
-    return units, depth
+                pending.append((depth + 1, value))
+    return units, deepest
