@@ -24,7 +24,7 @@ from oars_grpc.use_cases.recorder import Plan, Recorder, commit_plan
 OWN_ACTIONS_ONLY = frozenset({Role.AGENT, Role.GATEWAY})
 # Each join changes the action, and people decide it by compare-and-set: whoever keeps submitting
 # must leave them time for it, and not fill the log.
-_RECEIPTS_AT_ONCE, _BETWEEN_JOINS = 10, timedelta(seconds=1)
+_RECEIPTS_AT_ONCE, _BETWEEN_JOINS = 40, timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from oars_grpc.local.stack import LocalStack
 from oars_grpc.storage.ledger import PostgresLedger
 from tests.support.client import Client, action_body, client_for, submit
 from tests.support.database import opened
-from tests.support.factories import make_change, make_request
+from tests.support.factories import make_change, make_request, new_id
 from tests.support.identities import add_identity
 
 # Of this module's own: what other tests do to keys would change the verdicts.
@@ -111,7 +111,8 @@ def log_size(client: Client) -> int:
 def receipts(agent: Client) -> None:
     """Some more receipts: allowed and completed, denied, waiting for a person."""
     for operation in ("create_ticket", "delete_repository", "transfer_funds"):
-        answer = submit(agent, action_body(operation))
+        # Each asks for something else: what asks the same joins what waits already.
+        answer = submit(agent, action_body(operation, input={"title": new_id("act")}))
         if operation == "create_ticket":
             path = f"/v1/actions/{answer['action']['actionId']}:complete"
             agent.rest.post(path, json={"outcome": "OUTCOME_SUCCEEDED"}).raise_for_status()

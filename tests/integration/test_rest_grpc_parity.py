@@ -33,6 +33,7 @@ from oars_grpc.generated.oars.v1.retention_pb2_grpc import RetentionServiceStub
 from oars_grpc.local.stack import LocalStack
 from oars_grpc.transport.access import ACCESS
 from tests.support.client import Client, client_for
+from tests.support.factories import new_id
 from tests.support.identities import add_identity
 from tests.support.rpcs import (
     RPCS,
@@ -58,7 +59,10 @@ class World:
     second_admin: Client
 
     def submitted(self, operation: str = "create_ticket") -> Any:
-        return self.admin.actions.SubmitAction(submission(operation, TENANT), timeout=20)
+        request = submission(operation, TENANT)
+        # Each asks for something else: what asks the same joins what waits already.
+        request.input["id"] = new_id("act")
+        return self.admin.actions.SubmitAction(request, timeout=20)
 
     def named(self, kind: type[Message], operation: str = "create_ticket", **fields: Any) -> Any:
         """A request about a new action."""
