@@ -17,6 +17,7 @@ from oars_grpc.generated.oars.v1.policy_pb2_grpc import PolicyServiceStub
 from oars_grpc.generated.oars.v1.receipt_pb2_grpc import ReceiptServiceStub
 from oars_grpc.generated.oars.v1.tenant_pb2_grpc import TenantServiceStub
 from oars_grpc.local.stack import LocalStack
+from tests.support.factories import new_id
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ def action_body(operation: str = "create_ticket", **changes: Any) -> dict[str, A
         "context": {"environment": "staging", "dataTypes": ["none"]},
         "input": {"title": "Login fails"},
     }
+    if operation == "transfer_funds":
+        # Each asks for something else: what asks the same joins what waits already, perhaps since
+        # another test.
+        body["input"]["case"] = new_id("act")
     return body | changes
 
 

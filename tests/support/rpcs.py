@@ -34,6 +34,7 @@ from oars_grpc.generated.oars.v1 import (
     tenant_pb2,
 )
 from tests.support.client import Client
+from tests.support.factories import new_id
 
 FILES = (
     action_pb2,
@@ -224,6 +225,8 @@ def submission(operation: str = "create_ticket", tenant_id: str = "") -> Any:
     request.context.data_types.append("none")
     request.context.attributes["ticket"] = "T-1"
     request.input.update({"title": "Größe", "list": [1, 2.5, None, True, {"a": "b"}]})
+    if operation == "transfer_funds":
+        request.input["case"] = new_id("act")  # as in `action_body`
     return request
 
 
