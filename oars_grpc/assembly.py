@@ -83,7 +83,7 @@ def assemble(
     tags = ControlTags(controls)
     handed_out = Receipts(store=receipts, tags=tags, ledger=ledger, tokens=tokens)
     log = Log(store=log_store, receipts=receipts, logs=logs)
-    approvers, events = PostgresApproverStore(engine), EventWriter(keyring)
+    approvers, events = PostgresApproverStore(engine), EventWriter(keyring, chance)
     second_factors = SecondFactors(
         registry=registry,
         store=approvers,
@@ -98,7 +98,6 @@ def assemble(
         events=events,
         tokens=tokens,
         clock=clock,
-        chance=chance,
     )
     use_cases = UseCases(
         actions=Actions(

@@ -1,7 +1,6 @@
 """Asks a server for approvals over REST: with a client certificate, and a person's token."""
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from typing import Any
 
 import click
 import httpx
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from oars_grpc.cli.connection import read_connection, tls_context
 from oars_grpc.cli.private_file import read_private
+from oars_grpc.cli.rest_call import object_of, open_rest, opened_connection
 
 PAGE = 200
 ATTEMPTS = 4
@@ -22,6 +22,10 @@ _PASSING = frozenset({502, 503, 504})
 _TOO_MANY = 429
 # The server ends a watch by its final event; what is silent for longer than Envoy allows is lost.
 _SILENCE_SECONDS = 660.0
+
+
+class _AnswerLost(Exception):
+    """Nobody knows what became of a request."""
 
 
 class StreamLost(Exception):
@@ -66,24 +70,31 @@ class ApprovalClient:
         Raises:
             ClickException: the server does not answer, or refuses.
         """
-        path, wait = f"/v1/approvals/{approval_id}/decision", _FIRST_WAIT_SECONDS
-        sent = {**body, "tenantId": self.tenant_id}
-        for _ in range(ATTEMPTS - 1):
+        path = f"/v1/approvals/{approval_id}/decision"
+        sent, headers = {**body, "tenantId": self.tenant_id}, {"idempotency-key": key}
+
+        def send() -> dict[str, Any]:
             try:
-                answer = self.http.post(path, json=sent, headers={"idempotency-key": key})
-            except httpx.TransportError:
-                pass
-            else:
-                if answer.status_code not in _PASSING:
-                    return _read(path, answer)
-            time.sleep(wait)
-            wait *= 2
+                answer = self.http.post(path, json=sent, headers=headers)
+            except httpx.TransportError as error:
+                raise _AnswerLost(f"{self.http.base_url}: {error}") from error
+            try:
+                return _read(path, answer)
+            except click.ClickException as error:
+                if answer.status_code in _PASSING:
+                    raise _AnswerLost(error.message) from error
+                raise
+
+        again = Retrying(
+            retry=retry_if_exception_type(_AnswerLost),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_exponential(_FIRST_WAIT_SECONDS),
+            reraise=True,
+        )
         try:
-            return self._ask("POST", path, json=sent, headers={"idempotency-key": key})
-        except click.ClickException as error:
-            message = (
-                f"{error.message}\n`oars approvals show {approval_id}` tells whether it counts"
-            )
+            return again(send)
+        except _AnswerLost as error:
+            message = f"{error}\n`oars approvals show {approval_id}` tells whether it counts"
             raise click.ClickException(message) from error
 
     def watched(
@@ -135,10 +146,7 @@ def approval_client(
         UsageError: a file is not what it should be.
         ClickException: the connection has no usable certificate of the role.
     """
-    try:
-        connection = read_connection(connection_file)
-    except (ValueError, OSError) as error:
-        raise click.UsageError(f"{connection_file}: {error}") from error
+    connection = opened_connection(connection_file)
     headers = {}
     if token_file is not None:
         try:
@@ -146,26 +154,13 @@ def approval_client(
         except ValueError as error:
             raise click.UsageError(f"{token_file}: {error}") from error
         headers["authorization"] = f"Bearer {token}"
-    try:
-        context = tls_context(connection, role)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    url, tenant = connection["rest_url"], tenant_id or connection["tenant"]
-    try:
-        with httpx.Client(base_url=url, verify=context, timeout=30.0, headers=headers) as http:
-            yield ApprovalClient(http, tenant)
-    except httpx.InvalidURL as error:
-        raise click.ClickException(f"{url}: {error}") from error
+    with open_rest(connection, role, headers) as http:
+        yield ApprovalClient(http, tenant_id or connection["tenant"])
 
 
 def _read(path: str, answer: httpx.Response) -> dict[str, Any]:
     """The object of an answer; of a refusal its message and reason (google.rpc.Status)."""
-    try:
-        body = answer.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise click.ClickException(f"{path}: HTTP {answer.status_code} {answer.text[:500]}")
+    body = object_of(path, answer)
     if answer.status_code != httpx.codes.OK:
         details = [detail for detail in body.get("details", []) if isinstance(detail, dict)]
         reasons = [str(detail["reason"]) for detail in details if "reason" in detail]

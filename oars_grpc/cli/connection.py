@@ -1,23 +1,39 @@
 """How commands find a server: connection.json of `oars dev`, or one of the same form."""
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from oars_grpc.cli.key_files import read_json
 
 Connection = Mapping[str, Any]
+Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
-connection_option = click.option(
-    "--connection",
-    "connection_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path(".oars/connection.json"),
+
+def _connection_option(*, exists: bool) -> Callable[[Command], Command]:
+    return click.option(
+        "--connection",
+        "connection_file",
+        type=click.Path(path_type=Path, exists=exists, dir_okay=False),
+        default=Path(".oars/connection.json"),
+        show_default=True,
+        help="connection.json of `oars dev`, or one of the same form.",
+    )
+
+
+connection_option = _connection_option(exists=True)
+# Of commands that need it only for some of what they do.
+optional_connection_option = _connection_option(exists=False)
+# For what a whole range of the log is read for.
+auditor_option = click.option(
+    "--role",
+    type=click.Choice(["auditor", "admin"]),
+    default="auditor",
     show_default=True,
-    help="connection.json of `oars dev`, or one of the same form.",
+    help="Whose certificate of the connection to use.",
 )
 tenant_option = click.option(
     "--tenant", "tenant_id", default="", help="Tenant; default: that of the connection."

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.progress import (
@@ -22,12 +21,11 @@ from rich.progress import (
 )
 
 from oars_grpc.cli.connection import (
-    Connection,
-    certificate_of,
+    auditor_option,
     connection_option,
-    read_connection,
     tenant_option,
 )
+from oars_grpc.cli.grpc_call import CallFailed, credentials_of, open_channel, opened_target
 from oars_grpc.generated.oars.v1 import evidence_pb2, evidence_pb2_grpc
 
 _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"])
@@ -41,13 +39,7 @@ def evidence() -> None:
 
 @evidence.command()
 @connection_option
-@click.option(
-    "--role",
-    type=click.Choice(["auditor", "admin"]),
-    default="auditor",
-    show_default=True,
-    help="Whose certificate of the connection to use.",
-)
+@auditor_option
 @tenant_option
 @click.option("--from-size", type=click.IntRange(0), default=0, help="Begin at this size.")
 @click.option("--to-size", type=click.IntRange(0), default=0, help="End at this size; 0: now.")
@@ -72,7 +64,7 @@ def export(
 
     The file appears under its name only when all of it has come.
     """
-    connection = _connection(connection_file)
+    connection = opened_target(connection_file)
     request = evidence_pb2.ExportEvidenceRequest(
         tenant_id=tenant_id or connection["tenant"],
         from_size=from_size,
@@ -82,18 +74,15 @@ def export(
         controls=controls,
     )
     try:
-        with (
-            grpc.secure_channel(
-                connection["grpc_target"], _credentials(connection, role)
-            ) as channel,
-            _appearing(target) as file,
-        ):
+        credentials = credentials_of(connection, role)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    try:
+        with open_channel(connection, credentials) as channel, _appearing(target) as file:
             stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
             end = _receive(stub.ExportEvidence(request), file)
-    except grpc.RpcError as error:
-        code, details = getattr(error, "code", None), getattr(error, "details", None)
-        told = f"{code().name}: {details()}" if code and details else str(error)
-        raise click.ClickException(f"{connection['grpc_target']}: {told}") from error
+    except CallFailed as error:
+        raise click.ClickException(str(error)) from error
     click.echo(
         f"wrote {target}: {end.receipts} receipts, {end.erased} erased, {end.size_bytes} bytes"
     )
@@ -150,25 +139,6 @@ def _appearing(target: Path) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-
-
-def _connection(path: Path) -> Connection:
-    try:
-        return read_connection(path, "grpc_target")
-    except ValueError as error:
-        raise click.UsageError(f"{path}: {error}") from error
-
-
-def _credentials(connection: Connection, role: str) -> grpc.ChannelCredentials:
-    try:
-        certificate, private_key = certificate_of(connection, role)
-        return grpc.ssl_channel_credentials(
-            Path(connection["ca_certificate"]).read_bytes(),
-            private_key.read_bytes(),
-            certificate.read_bytes(),
-        )
-    except (ValueError, TypeError, OSError) as error:
-        raise click.ClickException(str(error)) from error
 
 
 def _timestamp(moment: datetime | None) -> Timestamp | None:

@@ -10,7 +10,7 @@ import click
 import httpx
 from google.protobuf import json_format
 
-from oars_grpc.cli.connection import read_connection, tls_context
+from oars_grpc.cli.rest_call import object_of, open_rest, opened_connection
 from oars_grpc.core.policy import PolicyDocument
 from oars_grpc.errors import FieldViolation, OarsError
 from oars_grpc.generated.oars.v1 import policy_pb2
@@ -107,12 +107,7 @@ class PolicyClient:
             answer = self.http.request(method, path, **given)
         except httpx.TransportError as error:
             raise click.ClickException(f"{self.http.base_url}: {error}") from error
-        try:
-            body = answer.json()
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            raise click.ClickException(f"{path}: HTTP {answer.status_code} {answer.text[:500]}")
+        body = object_of(path, answer)
         if answer.status_code != httpx.codes.OK:
             raise _refusal(body, f"{path}: HTTP {answer.status_code}")
         return body
@@ -121,22 +116,9 @@ class PolicyClient:
 @contextmanager
 def policy_client(connection_file: Path, tenant_id: str, role: str) -> Iterator[PolicyClient]:
     """A client by a connection.json; an empty tenant is that of the connection."""
-    try:
-        connection = read_connection(connection_file)
-    except OSError as error:
-        raise click.UsageError(f"{connection_file}: {error.strerror}") from error
-    except ValueError as error:
-        raise click.UsageError(f"{connection_file}: {error}") from error
-    try:
-        context = tls_context(connection, role)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    url, tenant = connection["rest_url"], tenant_id or connection["tenant"]
-    try:
-        with httpx.Client(base_url=url, verify=context, timeout=30.0) as http:
-            yield PolicyClient(http, tenant)
-    except httpx.InvalidURL as error:
-        raise click.ClickException(f"{url}: {error}") from error
+    connection = opened_connection(connection_file)
+    with open_rest(connection, role) as http:
+        yield PolicyClient(http, tenant_id or connection["tenant"])
 
 
 def _refusal(body: Mapping[str, Any], otherwise: str) -> PolicyRefused:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from oars_grpc.cli.connection import tenant_option
+from oars_grpc.cli.connection import optional_connection_option, tenant_option
 from oars_grpc.cli.policy_checks import (
     checked_file,
     format_option,
@@ -26,9 +26,6 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _ROLE = "auditor"
 
 
-_CONNECTION = Path(".oars/connection.json")
-
-
 @dataclass(frozen=True, slots=True)
 class _Side:
     """One of the documents, what to call it, and the file that it is from."""
@@ -41,14 +38,7 @@ class _Side:
 @click.command()
 @click.argument("files", metavar="[OLD] NEW", type=_FILE, nargs=-1, required=True)
 @click.option("--published", is_flag=True, help="OLD is the tenant's published policy.")
-@click.option(
-    "--connection",
-    "connection_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=_CONNECTION,
-    show_default=True,
-    help="connection.json of `oars dev`, or one of the same form; for --published.",
-)
+@optional_connection_option
 @tenant_option
 @click.option("--exit-code", is_flag=True, help="Leave with 1 if anything differs.")
 @format_option

@@ -27,6 +27,7 @@ from oars_grpc.cli.policy_fields import Faults, FileFault, Members
 from oars_grpc.cli.policy_names_file import read_root, read_tools, read_workflows
 from oars_grpc.cli.policy_text import Located
 from oars_grpc.core.policy import (
+    MATCH_LISTS,
     CombiningAlgorithm,
     Effect,
     PolicyDocument,
@@ -55,16 +56,7 @@ _RULE = {
     "condition": "condition",
     "workflow_id": "workflow_id",
 }
-_LISTS = (
-    "tool_ids",
-    "operations",
-    "target_contains",
-    "environments",
-    "required_data_types",
-    "agent_ids",
-    "user_ids",
-)
-_MATCH = {*_LISTS, "risk_tiers", "time_window_utc"}
+_MATCH = {*MATCH_LISTS.values(), "risk_tiers", "time_window_utc"}
 _WINDOW = {"start_hour", "end_hour"}
 
 
@@ -147,12 +139,12 @@ def _match(faults: Faults, located: Located | None, path: str) -> RuleMatch:
     if located is None:
         return RuleMatch()
     members = Members(faults, located, path, _MATCH)
-    for name in (*_LISTS, "risk_tiers"):
+    for name in (*MATCH_LISTS.values(), "risk_tiers"):
         if name in members and not members.items(name):
             place = faults.fields[f"{path}.{name}"].place
             message = f"{name} is empty and asks nothing; leave it out"
             faults.add(place, message, field=f"{path}.{name}", level="warning", kind="empty_list")
-    lists = {name: members.texts(name) for name in _LISTS}
+    lists = {name: members.texts(name) for name in MATCH_LISTS.values()}
     window = members.get("time_window_utc")
     hours = None
     if window is not None:

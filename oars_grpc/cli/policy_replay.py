@@ -8,7 +8,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from oars_grpc.cli.connection import tenant_option
+from oars_grpc.cli.connection import (
+    auditor_option,
+    optional_connection_option,
+    tenant_option,
+)
 from oars_grpc.cli.key_files import read_json, trusted_keys
 from oars_grpc.cli.policy_file import read_policy_file
 from oars_grpc.cli.replay_client import Asked, NoReport, replay_client
@@ -26,7 +30,6 @@ from oars_grpc.core.replay_verification import GivenReport, verify_report
 from oars_grpc.errors import InvalidArgument
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_CONNECTION = Path(".oars/connection.json")
 
 
 @click.command()
@@ -67,21 +70,8 @@ _CONNECTION = Path(".oars/connection.json")
     type=_FILE,
     help="Trusted keys, fetched by yourself; without them those that the server names are taken.",
 )
-@click.option(
-    "--connection",
-    "connection_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=_CONNECTION,
-    show_default=True,
-    help="connection.json of `oars dev`, or one of the same form.",
-)
-@click.option(
-    "--role",
-    type=click.Choice(["auditor", "admin"]),
-    default="auditor",
-    show_default=True,
-    help="Whose certificate of the connection to use.",
-)
+@optional_connection_option
+@auditor_option
 @tenant_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay(

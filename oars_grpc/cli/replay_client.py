@@ -9,7 +9,7 @@ import click
 import grpc
 from google.protobuf import json_format
 
-from oars_grpc.cli.connection import Connection, certificate_of, read_connection
+from oars_grpc.cli.grpc_call import CallFailed, credentials_of, open_channel, opened_target
 from oars_grpc.cli.key_files import trusted_keys
 from oars_grpc.cli.log_progress import shown_progress
 from oars_grpc.cli.replay_files import received_report
@@ -79,31 +79,16 @@ def replay_client(connection_file: Path, role: str, tenant_id: str) -> Iterator[
         UsageError: it is none, or has no usable certificate of the role.
         NoReport: the server refused, or did not answer.
     """
+    connection = opened_target(connection_file)
     try:
-        connection = read_connection(connection_file, "grpc_target")
+        credentials = credentials_of(connection, role)
     except ValueError as error:
-        raise click.UsageError(f"{connection_file}: {error}") from error
-    credentials = _credentials(connection, role)
-    target = connection["grpc_target"]
-    try:
-        with grpc.secure_channel(target, credentials) as channel:
-            yield ReplayClient(channel, tenant_id or str(connection["tenant"]))
-    except grpc.RpcError as error:
-        code, details = getattr(error, "code", None), getattr(error, "details", None)
-        told = f"{code().name}: {details()}" if code and details else str(error)
-        raise NoReport(f"{target}: {told}") from error
-
-
-def _credentials(connection: Connection, role: str) -> grpc.ChannelCredentials:
-    try:
-        certificate, private_key = certificate_of(connection, role)
-        return grpc.ssl_channel_credentials(
-            Path(connection["ca_certificate"]).read_bytes(),
-            private_key.read_bytes(),
-            certificate.read_bytes(),
-        )
-    except (ValueError, TypeError, OSError) as error:
         raise click.UsageError(str(error)) from error
+    try:
+        with open_channel(connection, credentials) as channel:
+            yield ReplayClient(channel, tenant_id or str(connection["tenant"]))
+    except CallFailed as error:
+        raise NoReport(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,8 @@ class PolicyDocument:
         return sha256_hex(canonical_json(self.to_json()))
 
 
-_MATCH_LISTS = {
+# The members of a match that are lists of texts: in JSON, and as attributes.
+MATCH_LISTS = {
     "toolIds": "tool_ids",
     "operations": "operations",
     "targetContains": "target_contains",
@@ -150,7 +151,7 @@ _MATCH_LISTS = {
 def _rule_to_json(rule: Rule) -> dict[str, Any]:
     window = rule.match.time_window_utc
     match: dict[str, Any] = {
-        name: list(getattr(rule.match, attribute)) for name, attribute in _MATCH_LISTS.items()
+        name: list(getattr(rule.match, attribute)) for name, attribute in MATCH_LISTS.items()
     }
     match["riskTiers"] = [tier.value for tier in rule.match.risk_tiers]
     if window is not None:
@@ -186,7 +187,7 @@ def _rule_from_json(value: Any, path: str) -> Rule:
 
 
 def _match_from_json(value: Any, path: str) -> RuleMatch:
-    reader = _Reader(value, path, {*_MATCH_LISTS, "riskTiers", "timeWindowUtc"})
+    reader = _Reader(value, path, {*MATCH_LISTS, "riskTiers", "timeWindowUtc"})
     window = None
     if "timeWindowUtc" in reader.value:
         hours = _Reader(
@@ -194,7 +195,7 @@ def _match_from_json(value: Any, path: str) -> RuleMatch:
         )
         window = TimeWindowUtc(hours.integer("startHour", None), hours.integer("endHour", None))
     lists = {
-        attribute: tuple(reader.texts(name, attribute)) for name, attribute in _MATCH_LISTS.items()
+        attribute: tuple(reader.texts(name, attribute)) for name, attribute in MATCH_LISTS.items()
     }
     tiers = tuple(
         _member(tier, RiskTier, f"{path}.risk_tiers[{index}]")

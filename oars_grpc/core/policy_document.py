@@ -23,6 +23,7 @@ from oars_grpc.core.disguise import KnownNames, known_names
 from oars_grpc.core.evaluation_plan import EvaluationPlan, plan_evaluation
 from oars_grpc.core.folding import fold
 from oars_grpc.core.policy import (
+    MATCH_LISTS,
     CombiningAlgorithm,
     Effect,
     PolicyDocument,
@@ -247,15 +248,7 @@ def _rule_violations(rule: Rule, path: str) -> Iterator[FieldViolation]:
 
 
 def _match_violations(match: RuleMatch, path: str) -> Iterator[FieldViolation]:
-    for name in (
-        "tool_ids",
-        "operations",
-        "target_contains",
-        "environments",
-        "required_data_types",
-        "agent_ids",
-        "user_ids",
-    ):
+    for name in MATCH_LISTS.values():
         values: tuple[str, ...] = getattr(match, name)
         if len(values) > MAX_VALUES:
             yield FieldViolation(f"{path}.{name}", f"must have at most {MAX_VALUES} values")

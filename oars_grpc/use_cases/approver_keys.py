@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
-from oars_grpc.core import ids
 from oars_grpc.core.approver_key import ApproverKey, is_possession_proven
 from oars_grpc.core.approver_ports import ApproverStore
 from oars_grpc.core.call import Answer, Call, Encode
@@ -21,7 +19,7 @@ from oars_grpc.core.grant import (
 from oars_grpc.core.identity import Principal
 from oars_grpc.core.keys import key_id_of
 from oars_grpc.core.page_token import PageTokens, page_limit, take_page
-from oars_grpc.core.ports import Chance, Clock, Registry, RegistryStore
+from oars_grpc.core.ports import Clock, Registry, RegistryStore
 from oars_grpc.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -30,7 +28,7 @@ from oars_grpc.errors import (
     PermissionDenied,
 )
 from oars_grpc.use_cases.events import EventWriter
-from oars_grpc.use_cases.keys import lock_tenant
+from oars_grpc.use_cases.locked_tenant import lock_tenant
 from oars_grpc.use_cases.outcomes import run_idempotent
 
 GRANT_FIELD = "signed_grant"
@@ -68,14 +66,12 @@ class ApproverKeys:
         events: EventWriter,
         tokens: PageTokens,
         clock: Clock,
-        chance: Chance,
     ) -> None:
         self._registry = registry
         self._store = store
         self._events = events
         self._tokens = tokens
         self._clock = clock
-        self._chance = chance
 
     def register(
         self,
@@ -115,7 +111,9 @@ class ApproverKeys:
                 raise AlreadyExists(
                     f"key {key.key_id} is registered, or was once", reason="APPROVER_KEY_EXISTS"
                 )
-            self._append(registry, call, key, APPROVER_KEY_REGISTERED, key.registered_at)
+            self._events.record(
+                registry, call, tenant_id, APPROVER_KEY_REGISTERED, _told(key), key.registered_at
+            )
             return key
 
         return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
@@ -142,7 +140,8 @@ class ApproverKeys:
             revoked = replace(key, revoked_at=now, revocation_reason=reason)
             registry.revoke_approver_key(tenant_id, key_id, now, reason)
             told = {"reason": reason}
-            self._append(registry, call, revoked, APPROVER_KEY_REVOKED, now, told)
+            event = _told(revoked) | told
+            self._events.record(registry, call, tenant_id, APPROVER_KEY_REVOKED, event, now)
             return revoked
 
         return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
@@ -198,26 +197,11 @@ class ApproverKeys:
         except GrantSignatureInvalid as error:
             raise PermissionDenied(str(error), reason="GRANT_SIGNATURE_INVALID") from error
 
-    def _append(
-        self,
-        registry: Registry,
-        call: Call,
-        key: ApproverKey,
-        type_: str,
-        now: datetime,
-        told: dict[str, Any] | None = None,
-    ) -> None:
-        self._events.append(
-            registry,
-            receipt_id=self._chance.new_id(ids.RECEIPT),
-            tenant_id=key.tenant_id,
-            type_=type_,
-            caller=call.principal,
-            event={
-                "subject": key.subject,
-                "keyId": key.key_id,
-                "publicKey": encode_base64(key.public_key),
-                **(told or {}),
-            },
-            now=now,
-        )
+
+def _told(key: ApproverKey) -> dict[str, Any]:
+    """What events say of a key."""
+    return {
+        "subject": key.subject,
+        "keyId": key.key_id,
+        "publicKey": encode_base64(key.public_key),
+    }

@@ -29,6 +29,7 @@ from oars_grpc.core.receipt_filter import ReceiptFilter
 from oars_grpc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from oars_grpc.use_cases.control_tags import ControlTags, unknown_control
 from oars_grpc.use_cases.events import EventWriter
+from oars_grpc.use_cases.locked_tenant import lock_tenant
 from oars_grpc.use_cases.outcomes import run_idempotent
 
 DEFAULT_RANGE = timedelta(days=30)
@@ -80,7 +81,7 @@ class Controls:
         tenant = call.tenant(tenant_id)
 
         def work(registry: Registry) -> ControlMapping:
-            self._lock(registry, tenant)
+            lock_tenant(registry, tenant)
             active = registry.active_mappings(tenant)
             if any(
                 (other.framework, other.control_id) == (framework, control_id) for other in active
@@ -106,7 +107,9 @@ class Controls:
                 created_by=call.principal.subject,
             )
             registry.insert_mapping(mapping)
-            self._note(registry, call, CONTROL_MAPPED, mapping, mapping.created_at)
+            self._events.record(
+                registry, call, tenant, CONTROL_MAPPED, mapping.event(), mapping.created_at
+            )
             return mapping
 
         return run_idempotent(self._registry, self._clock, call, tenant, work, encode)
@@ -146,7 +149,7 @@ class Controls:
         tenant = self.get(call, tenant_id, mapping_id).tenant_id
 
         def work(registry: Registry) -> ControlMapping:
-            self._lock(registry, tenant)
+            lock_tenant(registry, tenant)
             mapping = registry.mapping(tenant, mapping_id)
             if mapping is None:
                 raise self._not_found(mapping_id)
@@ -156,7 +159,9 @@ class Controls:
                 )
             now = self._clock.now()
             registry.retire_mapping(tenant, mapping_id, call.principal.subject, now)
-            self._note(registry, call, CONTROL_RETIRED, mapping, now)
+            self._events.record(
+                registry, call, mapping.tenant_id, CONTROL_RETIRED, mapping.event(), now
+            )
             return replace(mapping, retired_at=now, retired_by=call.principal.subject)
 
         return run_idempotent(self._registry, self._clock, call, tenant, work, encode)
@@ -200,24 +205,6 @@ class Controls:
         )
         size = max((tagged.log_size for tagged in reached.values()), default=0)
         return CoverageReport(controls, size)
-
-    def _note(
-        self, registry: Registry, call: Call, type_: str, mapping: ControlMapping, now: datetime
-    ) -> None:
-        self._events.append(
-            registry,
-            receipt_id=self._chance.new_id(ids.RECEIPT),
-            tenant_id=mapping.tenant_id,
-            type_=type_,
-            caller=call.principal,
-            event=mapping.event(),
-            now=now,
-        )
-
-    @staticmethod
-    def _lock(registry: Registry, tenant_id: str) -> None:
-        if registry.lock_tenant(tenant_id) is None:
-            raise NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")
 
     @staticmethod
     def _not_found(mapping_id: str) -> NotFound:

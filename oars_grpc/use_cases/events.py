@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from oars_grpc.core import ids
+from oars_grpc.core.call import Call
 from oars_grpc.core.event import write_event
 from oars_grpc.core.identity import Principal
 from oars_grpc.core.keys import KeyPurpose
-from oars_grpc.core.ports import Registry
+from oars_grpc.core.ports import Chance, Registry
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.errors import FailedPrecondition
 from oars_grpc.use_cases.keyring import Keyring
@@ -16,8 +18,29 @@ from oars_grpc.use_cases.keyring import Keyring
 class EventWriter:
     """Signs events with the active keys of their tenants."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, chance: Chance) -> None:
         self._keyring = keyring
+        self._chance = chance
+
+    def record(
+        self,
+        registry: Registry,
+        call: Call,
+        tenant_id: str,
+        type_: str,
+        event: Mapping[str, Any],
+        now: datetime,
+    ) -> None:
+        """Append what a caller has done; as `append`."""
+        self.append(
+            registry,
+            receipt_id=self._chance.new_id(ids.RECEIPT),
+            tenant_id=tenant_id,
+            type_=type_,
+            caller=call.principal,
+            event=event,
+            now=now,
+        )
 
     def append(
         self,

@@ -1,21 +1,18 @@
 """Rotates and revokes the signing keys of tenants; each leaves an event in the tenant's log."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
-from oars_grpc.core import ids
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.checkpoint import log_origin
 from oars_grpc.core.event import KEY_REVOKED, KEY_ROTATED
 from oars_grpc.core.keys import KeyPurpose, KeyState, TrustedKey
 from oars_grpc.core.ports import Chance, Clock, Registry, RegistryStore
 from oars_grpc.core.receipt import format_time
-from oars_grpc.core.tenant import Tenant
 from oars_grpc.errors import FailedPrecondition, InvalidArgument, NotFound
 from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.keyring import WINDOW_GRACE, Keyring
+from oars_grpc.use_cases.locked_tenant import lock_tenant
 from oars_grpc.use_cases.outcomes import run_idempotent
 
 
@@ -45,9 +42,8 @@ class TenantKeys:
         self._registry = registry
         self._keyring = keyring
         self._clock = clock
-        self._chance = chance
         self._log_prefix = log_prefix
-        self._events = EventWriter(keyring)
+        self._events = EventWriter(keyring, chance)
 
     def rotate(
         self, call: Call, tenant_id: str, purpose: KeyPurpose, encode: Encode[TrustedKey]
@@ -76,7 +72,7 @@ class TenantKeys:
                 "retired": retired,
                 "validUntil": format_time(ends),
             }
-            self._append_event(registry, call, tenant_id, KEY_ROTATED, event, now)
+            self._events.record(registry, call, tenant_id, KEY_ROTATED, event, now)
             return self._named(created.trusted)
 
         return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
@@ -137,7 +133,7 @@ class TenantKeys:
                 "trustedLogSize": revoked.trusted_log_size,
                 "replacement": None if replacement is None else replacement.key_id,
             }
-            self._append_event(registry, call, tenant_id, KEY_REVOKED, event, now)
+            self._events.record(registry, call, tenant_id, KEY_REVOKED, event, now)
             return Revocation(
                 self._named(revoked), None if replacement is None else self._named(replacement)
             )
@@ -157,43 +153,6 @@ class TenantKeys:
         if key.purpose is not KeyPurpose.CHECKPOINT:
             return key
         return replace(key, origin=log_origin(self._log_prefix, key.tenant_id))
-
-    def _append_event(
-        self,
-        registry: Registry,
-        call: Call,
-        tenant_id: str,
-        type_: str,
-        event: Mapping[str, Any],
-        now: datetime,
-    ) -> None:
-        """Write an event, signed by the key that is active after the change."""
-        self._events.append(
-            registry,
-            receipt_id=self._chance.new_id(ids.RECEIPT),
-            tenant_id=tenant_id,
-            type_=type_,
-            caller=call.principal,
-            event=event,
-            now=now,
-        )
-
-
-def lock_tenant(registry: Registry, tenant_id: str) -> Tenant:
-    """The tenant, locked until the end of the transaction.
-
-    Raises:
-        NotFound: there is no such tenant.
-    """
-    tenant = registry.lock_tenant(tenant_id)
-    if tenant is None:
-        raise tenant_not_found(tenant_id)
-    return tenant
-
-
-def tenant_not_found(tenant_id: str) -> NotFound:
-    """The answer where there is no such tenant."""
-    return NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")
 
 
 def _first_leaf(registry: Registry, tenant_id: str, moment: datetime | None) -> int | None:

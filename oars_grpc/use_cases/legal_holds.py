@@ -24,7 +24,7 @@ from oars_grpc.core.retention_ports import HoldStore
 from oars_grpc.errors import FailedPrecondition, NotFound
 from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.keyring import Keyring
-from oars_grpc.use_cases.keys import lock_tenant
+from oars_grpc.use_cases.locked_tenant import lock_tenant
 from oars_grpc.use_cases.outcomes import run_idempotent
 
 
@@ -59,7 +59,7 @@ class LegalHolds:
     ) -> None:
         self._registry = registry
         self._store = store
-        self._events = EventWriter(keyring)
+        self._events = EventWriter(keyring, chance)
         self._tokens = tokens
         self._clock = clock
         self._chance = chance

@@ -1,9 +1,7 @@
 """Keeps and publishes policies; every change is an event. `Simulation` tries them out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 from oars_grpc.core import ids
 from oars_grpc.core.call import Answer, Call, Encode
@@ -26,7 +24,7 @@ from oars_grpc.core.tenant import Tenant
 from oars_grpc.errors import FailedPrecondition, NotFound
 from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.keyring import PolicyShelf
-from oars_grpc.use_cases.keys import lock_tenant
+from oars_grpc.use_cases.locked_tenant import lock_tenant
 from oars_grpc.use_cases.outcomes import run_idempotent
 from oars_grpc.use_cases.simulation import Simulation
 
@@ -65,7 +63,6 @@ class Policies:
             policies=policies,
             events=events,
             clock=clock,
-            chance=chance,
         )
 
     def create(
@@ -88,7 +85,7 @@ class Policies:
             )
             policy = registry.insert_policy(draft)
             event = created_event(policy, document.name, len(document.rules))
-            self._note(registry, call, POLICY_CREATED, policy, event, policy.created_at)
+            self._events.record(registry, call, tenant, POLICY_CREATED, event, policy.created_at)
             return policy
 
         return run_idempotent(self._registry, self._clock, call, tenant, work, encode)
@@ -187,7 +184,7 @@ class Policies:
                 return policy
             now = self._clock.now()
             registry.archive(found, policy_id, call.principal.subject, now)
-            self._note(registry, call, POLICY_ARCHIVED, policy, archived_event(policy), now)
+            self._events.record(registry, call, found, POLICY_ARCHIVED, archived_event(policy), now)
             return self._present(registry, found, policy_id)
 
         return run_idempotent(self._registry, self._clock, call, found, work, encode)
@@ -206,27 +203,9 @@ class Policies:
             check_workflows_exist(policy.document, tenant.settings.workflows)
         now = self._clock.now()
         registry.publish(tenant.tenant_id, policy.policy_id, call.principal.subject, now)
-        self._note(registry, call, type_, policy, published_event(policy, replaced), now)
+        event = published_event(policy, replaced)
+        self._events.record(registry, call, tenant.tenant_id, type_, event, now)
         return self._present(registry, tenant.tenant_id, policy.policy_id)
-
-    def _note(
-        self,
-        registry: Registry,
-        call: Call,
-        type_: str,
-        policy: StoredPolicy,
-        event: Mapping[str, Any],
-        now: datetime,
-    ) -> None:
-        self._events.append(
-            registry,
-            receipt_id=self._chance.new_id(ids.RECEIPT),
-            tenant_id=policy.tenant_id,
-            type_=type_,
-            caller=call.principal,
-            event=event,
-            now=now,
-        )
 
     def _present(self, registry: Registry, tenant_id: str, policy_id: str) -> StoredPolicy:
         policy = registry.policy(tenant_id, policy_id)

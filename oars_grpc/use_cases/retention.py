@@ -64,7 +64,7 @@ class Retention:
         self, *, registry: RegistryStore, keyring: Keyring, clock: Clock, chance: Chance
     ) -> None:
         self._registry = registry
-        self._events = EventWriter(keyring)
+        self._events = EventWriter(keyring, chance)
         self._clock = clock
         self._chance = chance
         self._tenants_after = ""

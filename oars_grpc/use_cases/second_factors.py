@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
-from oars_grpc.core import ids
 from oars_grpc.core.approver_ports import ApproverStore
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.event import SECOND_FACTOR_ENROLLED, SECOND_FACTOR_REMOVED
@@ -26,7 +24,7 @@ from oars_grpc.errors import (
 )
 from oars_grpc.use_cases.approver_keys import check_not_self
 from oars_grpc.use_cases.events import EventWriter
-from oars_grpc.use_cases.keys import lock_tenant
+from oars_grpc.use_cases.locked_tenant import lock_tenant
 from oars_grpc.use_cases.outcomes import run_idempotent
 from oars_grpc.use_cases.sealer import Sealer
 
@@ -88,7 +86,9 @@ class SecondFactors:
             )
             registry.put_second_factor(factor)
             event = {"subject": subject, "replaced": replaced}
-            self._append(registry, call, factor, SECOND_FACTOR_ENROLLED, event, factor.enrolled_at)
+            self._events.record(
+                registry, call, tenant_id, SECOND_FACTOR_ENROLLED, event, factor.enrolled_at
+            )
             made[:] = [secret]  # of the attempt that commits
             return factor
 
@@ -111,7 +111,7 @@ class SecondFactors:
             registry.delete_second_factor(tenant_id, subject)
             event = {"subject": subject}
             now = self._clock.now()
-            self._append(registry, call, factor, SECOND_FACTOR_REMOVED, event, now)
+            self._events.record(registry, call, tenant_id, SECOND_FACTOR_REMOVED, event, now)
             return factor
 
         return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)
@@ -171,23 +171,4 @@ class SecondFactors:
             )
         raise PermissionDenied(
             "the code is wrong, or was used before", reason="SECOND_FACTOR_WRONG"
-        )
-
-    def _append(
-        self,
-        registry: Registry,
-        call: Call,
-        factor: SecondFactor,
-        type_: str,
-        event: dict[str, Any],
-        now: datetime,
-    ) -> None:
-        self._events.append(
-            registry,
-            receipt_id=self._chance.new_id(ids.RECEIPT),
-            tenant_id=factor.tenant_id,
-            type_=type_,
-            caller=call.principal,
-            event=event,
-            now=now,
         )

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from oars_grpc.core import ids
 from oars_grpc.core.action import ActionRequest
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.canonical import sha256_hex
 from oars_grpc.core.decision import Decision, PolicyReference, decide
 from oars_grpc.core.policy import PolicyDocument
 from oars_grpc.core.policy_event import POLICY_SIMULATED, simulated_event
-from oars_grpc.core.ports import Chance, Clock, Ledger, Registry, RegistryStore
+from oars_grpc.core.ports import Clock, Ledger, Registry, RegistryStore
 from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.keyring import PolicyShelf
-from oars_grpc.use_cases.keys import lock_tenant
+from oars_grpc.use_cases.locked_tenant import lock_tenant
 from oars_grpc.use_cases.outcomes import run_idempotent
 
 
@@ -42,14 +41,12 @@ class Simulation:
         policies: PolicyShelf,
         events: EventWriter,
         clock: Clock,
-        chance: Chance,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._policies = policies
         self._events = events
         self._clock = clock
-        self._chance = chance
 
     def simulate(self, call: Call, trial: Trial, encode: Encode[Decision]) -> Answer:
         """What a policy would say; nothing is written but the event that it was asked."""
@@ -77,15 +74,8 @@ class Simulation:
 
         def work(registry: Registry) -> Decision:
             lock_tenant(registry, tenant)
-            self._events.append(
-                registry,
-                receipt_id=self._chance.new_id(ids.RECEIPT),
-                tenant_id=tenant,
-                type_=POLICY_SIMULATED,
-                caller=call.principal,
-                event=simulated_event(decision, action_digest, at, hypothetical),
-                now=self._clock.now(),
-            )
+            event = simulated_event(decision, action_digest, at, hypothetical)
+            self._events.record(registry, call, tenant, POLICY_SIMULATED, event, self._clock.now())
             return decision
 
         return run_idempotent(self._registry, self._clock, call, tenant, work, encode)

@@ -18,7 +18,8 @@ from oars_grpc.core.tenant import Tenant, TenantSettings
 from oars_grpc.errors import AlreadyExists, FailedPrecondition
 from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.keyring import Keyring
-from oars_grpc.use_cases.keys import TenantKeys, lock_tenant, tenant_not_found
+from oars_grpc.use_cases.keys import TenantKeys
+from oars_grpc.use_cases.locked_tenant import lock_tenant, tenant_not_found
 from oars_grpc.use_cases.outcomes import run_idempotent
 
 
@@ -45,7 +46,7 @@ class Tenants:
     ) -> None:
         self._registry = registry
         self._keyring = keyring
-        self._events = EventWriter(keyring)
+        self._events = EventWriter(keyring, chance)
         self._tokens = tokens
         self._clock = clock
         self._chance = chance
@@ -136,15 +137,8 @@ class Tenants:
             )
             _check_workflows(registry, tenant, changed)
             registry.update_tenant(changed)
-            self._events.append(
-                registry,
-                receipt_id=self._chance.new_id(ids.RECEIPT),
-                tenant_id=tenant_id,
-                type_=TENANT_UPDATED,
-                caller=call.principal,
-                event=updated_event(tenant, changed),
-                now=self._clock.now(),
-            )
+            event = updated_event(tenant, changed)
+            self._events.record(registry, call, tenant_id, TENANT_UPDATED, event, self._clock.now())
             return changed
 
         return run_idempotent(self._registry, self._clock, call, tenant_id, work, encode)

@@ -75,7 +75,7 @@ class Replica:
         self.clock, self.ledger, self.engine = clock, ledger, engine
         registry, chance = PostgresRegistryStore(engine), SystemChance()
         keyring, shelf = Keyring(KEY_ENCRYPTION_KEY, chance, clock), PolicyShelf()
-        store, events = PostgresApproverStore(engine), EventWriter(keyring)
+        store, events = PostgresApproverStore(engine), EventWriter(keyring, chance)
         self.tokens = PageTokens(bytes(32))
         self.second_factors = SecondFactors(
             registry=registry,
@@ -91,7 +91,6 @@ class Replica:
             events=events,
             tokens=self.tokens,
             clock=clock,
-            chance=chance,
         )
         self.actions = Actions(
             ledger=ledger,

@@ -91,10 +91,9 @@ def world(database_url: str, engine: Engine) -> World:
     keys = ApproverKeys(
         registry=PostgresRegistryStore(engine),
         store=PostgresApproverStore(engine),
-        events=EventWriter(Keyring(KEY_ENCRYPTION_KEY, chance, clock)),
+        events=EventWriter(Keyring(KEY_ENCRYPTION_KEY, chance, clock), chance),
         tokens=PageTokens(b"s"),
         clock=clock,
-        chance=chance,
     )
     return World(keys, database_url)
 

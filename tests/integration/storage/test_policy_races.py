@@ -39,7 +39,7 @@ def replica(engine: Engine) -> Policies:
         registry=PostgresRegistryStore(engine),
         ledger=PostgresLedger(engine),
         policies=PolicyShelf(),
-        events=EventWriter(Keyring(KEY_ENCRYPTION_KEY, chance, clock)),
+        events=EventWriter(Keyring(KEY_ENCRYPTION_KEY, chance, clock), chance),
         tokens=PageTokens(b"k" * 32),
         clock=clock,
         chance=chance,

@@ -58,7 +58,7 @@ def factors_on(engine: Engine, clock: HandClock, key: bytes = KEY_ENCRYPTION_KEY
         registry=PostgresRegistryStore(engine),
         store=PostgresApproverStore(engine),
         sealer=Sealer(key, chance),
-        events=EventWriter(Keyring(KEY_ENCRYPTION_KEY, chance, clock)),
+        events=EventWriter(Keyring(KEY_ENCRYPTION_KEY, chance, clock), chance),
         clock=clock,
         chance=chance,
     )
