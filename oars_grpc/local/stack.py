@@ -22,7 +22,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+import grpc
 import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from oars_grpc.errors import ConfigurationError
 from oars_grpc.local.bound_process import bound_to_this_process
@@ -147,7 +149,7 @@ class LocalStack:
         }
 
     def wait_until_healthy(self, seconds: float = STARTED_IN_SECONDS) -> None:
-        """Wait until the sidecar reports healthy servers.
+        """Wait until the sidecar reports healthy servers, and each of them does so itself.
 
         Raises:
             ConfigurationError: a server ended, or time ran out; with the end of its log.
@@ -155,7 +157,7 @@ class LocalStack:
         ends = time.monotonic() + seconds
         with self.client("admin") as client:
             while True:
-                if self._healthy(client):
+                if self._healthy(client) and all(map(serves, self._sockets)):
                     return
                 ended = [server for server in self.servers if server.poll() is not None]
                 if ended or time.monotonic() > ends:
@@ -252,6 +254,18 @@ class LocalStack:
     def _log(self) -> str:
         path = self._state / "server.log"
         return path.read_text(encoding="utf-8", errors="replace")[-3000:] if path.exists() else ""
+
+
+def serves(listening: Path) -> bool:
+    """Whether the server behind a socket calls itself healthy; one sidecar may hide several."""
+    with grpc.insecure_channel(f"unix:{listening}") as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=2.0
+            )
+        except grpc.RpcError:
+            return False  # not listening yet
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def free_port() -> int:

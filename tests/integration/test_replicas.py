@@ -1,5 +1,6 @@
 """Two servers on one Postgres answer as one."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import grpc
 import psycopg
 import pytest
 
+from oars_grpc.errors import ConfigurationError
 from oars_grpc.generated.oars.v1 import action_pb2, approval_pb2, policy_pb2, tenant_pb2
 from oars_grpc.generated.oars.v1.action_pb2_grpc import ActionServiceStub
 from oars_grpc.generated.oars.v1.approval_pb2_grpc import ApprovalServiceStub
@@ -237,6 +239,18 @@ def test_an_action_that_is_due_expires_once_whoever_does_it(pair: Pair) -> None:
         due,
     )
     assert dict(receipts) == dict.fromkeys(due, 1)
+
+
+def test_a_stack_is_healthy_only_when_every_replica_is(pair: Pair) -> None:
+    pair.stack.wait_until_healthy(10)
+    halted = pair.stack.servers[1]
+    halted.send_signal(signal.SIGSTOP)  # the sidecar still answers, by the other one
+    try:
+        with pytest.raises(ConfigurationError, match="did not become healthy"):
+            pair.stack.wait_until_healthy(4)
+    finally:
+        halted.send_signal(signal.SIGCONT)
+    pair.stack.wait_until_healthy(20)
 
 
 def test_servers_that_start_at_once_on_an_empty_database_all_come_up(tmp_path: Path) -> None:
