@@ -52,6 +52,10 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "OARS_LAME_DUCK_SECONDS": ("5", "of these, how long new calls are served still"),
     "OARS_METRICS_LISTEN": ("127.0.0.1:9464", "host:port for Prometheus; off for none"),
     "OARS_LOG_ORIGIN": ("oars", "what log origins begin with: a name you own, kept for good"),
+    "OARS_LATTICE_CACHE_MIB": ("512", "memory for lattices that are ready to be asked"),
+    "OARS_LATTICE_COMPUTATIONS": ("1", "lattices settled or loaded for calls at a time"),
+    "OARS_LATTICE_QUERIES": ("4", "questions to ready lattices computed at a time"),
+    "OARS_LATTICE_THREADS": ("1", "threads of each matrix product"),
     "OARS_UPKEEP_SECONDS": ("5", "pause between rounds of expiry and purging"),
     "OARS_LOG_LEVEL": ("info", "debug, info, warning or error"),
 }
@@ -88,6 +92,10 @@ class Settings:
     lame_duck_seconds: int
     metrics_listen: tuple[str, int] | None
     log_origin: str
+    lattice_cache_mib: int
+    lattice_computations: int
+    lattice_queries: int
+    lattice_threads: int
     upkeep_seconds: int
     log_level: str
 
@@ -166,6 +174,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         lame_duck_seconds=reader.number("OARS_LAME_DUCK_SECONDS", 0, 3600),
         metrics_listen=reader.address("OARS_METRICS_LISTEN"),
         log_origin=reader.origin("OARS_LOG_ORIGIN"),
+        lattice_cache_mib=reader.number("OARS_LATTICE_CACHE_MIB", 1, 1_048_576),
+        lattice_computations=reader.number("OARS_LATTICE_COMPUTATIONS", 1, 64),
+        lattice_queries=reader.number("OARS_LATTICE_QUERIES", 1, 500),
+        lattice_threads=reader.number("OARS_LATTICE_THREADS", 1, 64),
         upkeep_seconds=reader.number("OARS_UPKEEP_SECONDS", 1, 3600),
         log_level=reader.choice("OARS_LOG_LEVEL", ("debug", "info", "warning", "error")),
     )

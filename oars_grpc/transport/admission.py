@@ -27,6 +27,7 @@ OVERLOADED_RETRY_MS = 1000
 _CONTROL_THREADS = 2
 _HEALTH_THREADS = 16
 _HEALTH_WAITING = 64
+UPLOADS = 16  # each keeps a thread while its pieces come and are written
 _OBSERVERS = 16  # health watches and reflection
 _REQUEST_SECONDS = 10.0  # within which a request follows its headers
 _SHARE = 4  # an identity has one place in so many of a pool of streams
@@ -223,11 +224,13 @@ def _cancel(context: grpc.ServicerContext) -> None:
 class Pools:
     """A pool for each kind of call; `control` refuses, which takes no time.
 
-    `observers` is for streams that tell of the server itself, `streams` for those of its rpcs.
+    `observers` is for streams that tell of the server itself, `streams` for those of its rpcs,
+    `uploads` for requests that come in pieces.
     """
 
     calls: BoundedPool
     streams: StreamPool
+    uploads: StreamPool = field(default_factory=lambda: StreamPool(UPLOADS, "upload"))
     observers: StreamPool = field(default_factory=lambda: StreamPool(_OBSERVERS, "observer"))
     health: BoundedPool = field(
         default_factory=lambda: BoundedPool(_HEALTH_THREADS, _HEALTH_WAITING, "health")
@@ -240,5 +243,6 @@ class Pools:
 
     def shutdown(self) -> None:
         """Wait for the calls under way and end the threads."""
-        for pool in (self.calls, self.streams, self.observers, self.health, self.control):
+        pools = (self.calls, self.streams, self.uploads, self.observers, self.health, self.control)
+        for pool in pools:
             pool.shutdown(wait=True)
