@@ -1,24 +1,22 @@
 """Many conditions answered in one call of the evaluator.
 
 A call takes some 3 µs whatever it evaluates, a comparison in it a tenth of one. So the conditions
-of a policy are evaluated as lists (`absorbing_list.py`): one tells which of them are definitely
-false, a second, where it is worth it, which are definitely true. The rest, those without a value
-among them, are evaluated one by one, since only that tells why. The values are the same, for an
-element of such a list sees what it would see alone:
+of a policy are evaluated as lists (`absorbing_list.py`) that tell which of them are definitely
+false and which definitely true. Those without a value are evaluated one by one, since only that
+tells why. The values are the same, for an element of such a list sees what it would see alone:
 
 - it is compiled from the same text; one that is no element of a list, for the depth that this
   adds, is left out;
 - the evaluator's limit of iterations holds for a whole call, and one that meets it gives no answers
   at all; so conditions that iterate stand in lists of their own;
-- a call may take no longer than a single condition may: together the elements keep to
-  `CONDITION_BUDGET`, and all calls for a policy, with each condition evaluated once in either list
-  and once alone, to `POLICY_BUDGET`. Above the amount of data for which that is known (`max_units`)
-  there is no list.
+- a call may take no longer than a single condition may: together the elements, each evaluated
+  twice if it is not false, keep to `CONDITION_BUDGET`, and all calls for a policy, with each
+  condition evaluated once more alone, to `POLICY_BUDGET`. Above the amount of data for which that
+  is known (`max_units`) there is no list.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import gt
 from typing import Any
 
 from oars_grpc.core.absorbing_list import absorbing
@@ -35,12 +33,15 @@ from oars_grpc.core.condition import (
 MAX_BATCH = 128
 # Evaluating a list of as many conditions as this takes about as long as a call for one of them.
 _ELEMENTS_PER_CALL = 16
-# Either list, and once alone.
-_EVALUATIONS = 3
+# What a list may take for one condition, and what that condition may take altogether.
+_EVALUATIONS_IN_LIST = 2
+_EVALUATIONS = _EVALUATIONS_IN_LIST + 1
+# The work that the conditions of one list may add up to.
+LIST_BUDGET = CONDITION_BUDGET // _EVALUATIONS_IN_LIST
 # A condition that alone takes this much is not put into a list.
-DEAR = CONDITION_BUDGET // 8
+DEAR = LIST_BUDGET // 8
 # What a condition may cost at any amount of data to need no estimate for a smaller one.
-_CHEAP = CONDITION_BUDGET // MAX_BATCH
+_CHEAP = LIST_BUDGET // MAX_BATCH
 # The amounts of data to choose from, largest first: any, or what an action usually brings.
 _AMOUNTS = (DATA_STEPS[-1], *(step for step in reversed(DATA_STEPS) if step <= 1_024))
 
@@ -53,27 +54,18 @@ class ConditionBatch:
     end: int
     texts: tuple[str, ...]
     max_units: int
-    _may_hold: Any
-    _may_fail: Any
+    _expression: Any
 
     def worth_asking(self, asked: int) -> bool:
         """Whether to evaluate all for an answer to so many of them."""
         return asked > 1 and asked * _ELEMENTS_PER_CALL >= self.end - self.first
 
-    def may_hold(self, bound: BoundFacts) -> list[bool] | None:
-        """For each, whether it is not definitely false; None if there is no answer."""
-        return self._answers(self._may_hold, bound)
-
-    def hold(self, bound: BoundFacts, may_hold: list[bool]) -> list[bool] | None:
-        """For each, whether it is definitely true; None if there is no answer."""
-        may_fail = self._answers(self._may_fail, bound)
-        return None if may_fail is None else list(map(gt, may_hold, may_fail))
-
-    def _answers(self, expression: Any, bound: BoundFacts) -> list[bool] | None:
+    def answers(self, bound: BoundFacts) -> list[int] | None:
+        """What each comes to, as `absorbing_list.py` numbers it; None if there is no answer."""
         if bound.units > self.max_units:
             return None
         try:
-            answers = expression.eval(activation=bound.activation).plain_value()
+            answers = self._expression.eval(activation=bound.activation).plain_value()
         except RuntimeError:  # how the evaluator reports what is not a value
             return None
         # An error is a text where a list is expected.
@@ -93,7 +85,7 @@ def affordable_amount(conditions: Iterable[CheckedCondition]) -> int:
         if _EVALUATIONS * sum(work) > POLICY_BUDGET:
             continue
         listed = [each for each in work if each <= DEAR]
-        calls = len(work) - len(listed) + max(fewest, -(-sum(listed) // CONDITION_BUDGET))
+        calls = len(work) - len(listed) + max(fewest, -(-sum(listed) // LIST_BUDGET))
         if calls < best_calls:
             best, best_calls = amount, calls
         if calls <= fewest:
@@ -120,14 +112,12 @@ def compile_batch(
         found = _compile_list(conditions)
     if found is None or len(conditions) < 2:
         return None
-    may_hold, may_fail = absorbing(found, len(conditions))
     return ConditionBatch(
         first,
         first + len(conditions),
         tuple(each.condition.text for each in conditions),
         min(amount, *(each.condition.max_units for each in conditions)),
-        environment().deserialize(may_hold),
-        environment().deserialize(may_fail),
+        environment().deserialize(absorbing(found, len(conditions))),
     )
 
 

@@ -7,9 +7,10 @@ nobody foresaw. Indeterminate counts as a match for deny, quarantine and approve
 for allow; nothing that counts is a deny by default (design §2 promise 3, §5).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from oars_grpc.core.absorbing_list import DEFINITELY_FALSE, DEFINITELY_TRUE, WITHOUT_VALUE
 from oars_grpc.core.compiled_rule import CompiledRule, RuleOutcome
 from oars_grpc.core.condition import BoundFacts, Condition, ConditionResult, bind
 from oars_grpc.core.condition_batch import ConditionBatch
@@ -94,12 +95,14 @@ def _combined(
     effect = matched[0].effect if matched else Effect.DENY
     deciding = tuple([outcome.rule_id for outcome in matched if outcome.effect is effect])
     unsure = [outcome for outcome in matched if outcome.indeterminate]
+    in_doubt = [*unsure, *skipped]
+    missing = sorted({name for each in in_doubt for name in each.missing}) if in_doubt else ()
     return Evaluation(
         effect=effect,
         matched=tuple(matched),
         skipped=tuple(skipped),
         deciding=deciding,
-        missing_facts=tuple(sorted({name for o in (*unsure, *skipped) for name in o.missing})),
+        missing_facts=tuple(missing),
         facts_read=tuple(facts_read),
         default_deny=not matched,
         explanation=_explain(effect, unsure, skipped, deciding),
@@ -114,10 +117,12 @@ def _strictest_first(policy: CompiledPolicy, outcomes: dict[int, RuleOutcome]) -
 
 def _read(policy: CompiledPolicy, facts: Facts, last_asked: int) -> list[tuple[str, str]]:
     """Name and text of the present facts that the asked rules ask about."""
+    values = facts.values
     return [
         (name, facts.text(name))
         for name, first in policy.plan.asks
-        if first <= last_asked and facts.has(name)
+        # Most are simple names: whoever has the value of one has the fact.
+        if first <= last_asked and (name in values or facts.has(name))
     ]
 
 
@@ -129,11 +134,10 @@ class _Questions:
     """
 
     __slots__ = (
+        "_answers",
         "_bound",
         "_data_types",
         "_facts",
-        "_holds",
-        "_may_hold",
         "_policy",
         "_results",
         "_target",
@@ -148,14 +152,13 @@ class _Questions:
         self._data_types = None if data_types is None else frozenset(data_types)
         self._bound: BoundFacts | None = None
         self._results: dict[str, ConditionResult] = {}
-        # By slot; a rule without a condition has the last one.
-        self._may_hold = [True] * (policy.plan.conditions + 1)
-        self._holds = [False] * policy.plan.conditions + [True]
+        # By slot; not known before a batch tells. A rule without a condition has the last one.
+        self._answers = [WITHOUT_VALUE] * policy.plan.conditions + [DEFINITELY_TRUE]
 
     def outcomes(self) -> Iterator[tuple[int, RuleOutcome]]:
         """The position and outcome of each rule that does not definitely fail to match."""
         plan, rules = self._policy.plan, self._policy.rules
-        may_hold, holds, slots = self._may_hold, self._holds, plan.slots
+        answers, slots = self._answers, plan.slots
         try:
             possible, unsure = plan.index.narrow(self._facts)
         except TypeError:  # a fact of a wrong type: it fails the rules that ask about it, below
@@ -169,10 +172,10 @@ class _Questions:
             for batch, asking in segment.batches:
                 self._answer(batch, (possible & asking).bit_count())
             for position in members(possible, segment.start, segment.end):
-                slot = slots[position]
-                if not may_hold[slot]:
+                answer = answers[slots[position]]
+                if answer == DEFINITELY_FALSE:
                     continue
-                if holds[slot] and position not in missing_some:
+                if answer == DEFINITELY_TRUE and position not in missing_some:
                     yield position, plan.outcomes[position]
                     continue
                 outcome = self.ask(rules[position])
@@ -189,14 +192,9 @@ class _Questions:
             return
         if bound.units > self._policy.max_units:
             return
-        may_hold = batch.may_hold(bound)
-        if may_hold is None:
-            return
-        self._may_hold[batch.first : batch.end] = may_hold
-        if batch.worth_asking(sum(may_hold)):
-            holds = batch.hold(bound, may_hold)
-            if holds is not None:
-                self._holds[batch.first : batch.end] = holds
+        answers = batch.answers(bound)
+        if answers is not None:
+            self._answers[batch.first : batch.end] = answers
 
     def ask(self, rule: CompiledRule) -> RuleOutcome | None:
         """The rule's outcome, or None when it does not match."""
@@ -281,12 +279,14 @@ _VERBS = {
 
 def _explain(
     effect: Effect,
-    unsure: Iterable[RuleOutcome],
-    skipped: Iterable[RuleOutcome],
+    unsure: Sequence[RuleOutcome],
+    skipped: Sequence[RuleOutcome],
     deciding: tuple[str, ...],
 ) -> str:
     if deciding:
         sentence = f"{_VERBS[effect]} by {', '.join(deciding)}"
+        if not unsure:
+            return f"{sentence}."
         told, verb = [o for o in unsure if o.effect is effect], "counts although"
     else:
         sentence, told, verb = "Nothing permits this", list(skipped), "would allow but"

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from oars_grpc.core.compiled_rule import CompiledRule, RuleOutcome
-from oars_grpc.core.condition import CONDITION_BUDGET, CheckedCondition
+from oars_grpc.core.condition import CheckedCondition
 from oars_grpc.core.condition_batch import (
     DEAR,
+    LIST_BUDGET,
     MAX_BATCH,
     ConditionBatch,
     affordable_amount,
@@ -104,7 +105,7 @@ def _portions(
         more = work_at(condition, amount) if amount else 0
         if more > DEAR:
             continue
-        if work + more > CONDITION_BUDGET or len(plain) + len(iterating) == MAX_BATCH:
+        if work + more > LIST_BUDGET or len(plain) + len(iterating) == MAX_BATCH:
             yield start, position, (plain, iterating)
             start, work, plain, iterating = position, 0, [], []
         work += more

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oars_grpc.core import evaluation
+from oars_grpc.core.absorbing_list import DEFINITELY_FALSE, DEFINITELY_TRUE, WITHOUT_VALUE
 from oars_grpc.core.compiled_rule import RuleOutcome
 from oars_grpc.core.condition import ConditionError, bind, check_condition
 from oars_grpc.core.condition_batch import affordable_amount, compile_batch
@@ -61,6 +62,8 @@ ATOMS = (
     "{'a': true}[string(input.n)]",
     "input == {'n': 1}",
 )
+NUMBERED = {False: DEFINITELY_FALSE, True: DEFINITELY_TRUE, None: WITHOUT_VALUE}
+
 conditions = st.recursive(
     st.sampled_from(ATOMS),
     lambda inner: st.one_of(
@@ -183,13 +186,11 @@ def test_a_list_answers_for_each_condition_what_it_says_by_itself(
         bound = bind(facts, {name for each in checked for name in each.condition.reads})
     except Exception:  # noqa: BLE001 - what no evaluation could use either
         return
-    may_hold = batch.may_hold(bound)
-    assert bound.units <= batch.max_units or may_hold is None
-    if may_hold is None:
+    answers = batch.answers(bound)
+    assert bound.units <= batch.max_units or answers is None
+    if answers is None:
         return
-    holds = batch.hold(bound, may_hold)
     conditions_by_text = {each.condition.text: each.condition for each in checked}
     for number, text in enumerate(batch.texts):
         alone = conditions_by_text[text].evaluate(bound).value
-        assert may_hold[number] is (alone is not False)
-        assert holds is None or holds[number] is (alone is True)
+        assert answers[number] == NUMBERED[alone]

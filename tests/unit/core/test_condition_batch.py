@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from oars_grpc.core import evaluation
-from oars_grpc.core.absorbing_list import absorbing
+from oars_grpc.core.absorbing_list import DEFINITELY_FALSE, DEFINITELY_TRUE, absorbing
 from oars_grpc.core.compiled_rule import CompiledRule, RuleOutcome
 from oars_grpc.core.condition import (
     CONDITION_BUDGET,
@@ -54,11 +54,9 @@ def batch_of(*texts: str) -> ConditionBatch:
 
 def answers(batch: ConditionBatch, facts: Facts = FACTS) -> list[bool | None]:
     bound = bind(facts, facts.values)
-    may_hold = batch.may_hold(bound)
-    assert may_hold is not None
-    holds = batch.hold(bound, may_hold)
-    assert holds is not None
-    return [held or (None if may else False) for held, may in zip(holds, may_hold, strict=True)]
+    found = batch.answers(bound)
+    assert found is not None
+    return [{DEFINITELY_FALSE: False, DEFINITELY_TRUE: True}.get(answer) for answer in found]
 
 
 def policy_of(*texts: str, effect: Effect = Effect.DENY, **changes: Any) -> CompiledPolicy:
@@ -123,7 +121,7 @@ def test_a_list_that_meets_the_limit_of_iterations_gives_no_answer_and_costs_no_
     conditions = checked(*texts)
     batch = compile_batch(conditions, 0, DATA_STEPS[-1])
     assert batch is not None
-    assert batch.may_hold(bind(facts, ["input"])) is None
+    assert batch.answers(bind(facts, ["input"])) is None
     assert all(each.condition.evaluate(facts).value is True for each in conditions)
     assert len(evaluate(policy_of(*texts), facts).deciding) == len(texts)
 
@@ -134,7 +132,7 @@ def test_above_its_amount_of_data_a_batch_gives_no_answer() -> None:
     for units, told in ((batch.max_units, True), (batch.max_units + 1, False)):
         facts = Facts({"context.data_types": ["pii"]}, other_units=units)
         bound = bind(facts, ["context.data_types"])
-        assert (batch.may_hold(bound) is not None) is told
+        assert (batch.answers(bound) is not None) is told
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,7 @@ def test_lists_keep_to_the_bounds_of_a_condition_and_of_a_policy(texts: Sequence
         for batch, _ in segment.batches:
             assert batch.max_units <= amount
             work = sum(conditions[text].work(batch.max_units) for text in batch.texts)
-            assert work <= CONDITION_BUDGET
+            assert 2 * work <= CONDITION_BUDGET  # each condition is evaluated twice at most
 
 
 @pytest.mark.parametrize("count", [50, 200, 1_000, 5_000])
@@ -171,7 +169,7 @@ def test_no_amount_of_data_makes_a_list_slow(count: int) -> None:
     for segment in policy.plan.segments:
         for batch, _ in segment.batches:
             started = perf_counter()
-            batch.may_hold(bound)
+            batch.answers(bound)
             assert perf_counter() - started < 0.2  # ten times the budget, for a busy machine
 
 
@@ -217,13 +215,13 @@ def test_the_first_match_ends_the_asking_of_lists(monkeypatch: pytest.MonkeyPatc
     policy = policy_of(*texts, combining=CombiningAlgorithm.FIRST_MATCH)
     assert [len(each) for each in batches(policy)] == [MAX_BATCH] * 3
     told: list[int] = []
-    real = ConditionBatch.may_hold
+    real = ConditionBatch.answers
 
-    def counted(self: ConditionBatch, bound: Any) -> list[bool] | None:
+    def counted(self: ConditionBatch, bound: Any) -> list[int] | None:
         told.append(self.first)
         return real(self, bound)
 
-    monkeypatch.setattr(ConditionBatch, "may_hold", counted)
+    monkeypatch.setattr(ConditionBatch, "answers", counted)
     assert evaluate(policy, FACTS).deciding == ("R000",)
     assert told == [0]
 
