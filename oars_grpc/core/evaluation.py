@@ -117,12 +117,10 @@ def _strictest_first(policy: CompiledPolicy, outcomes: dict[int, RuleOutcome]) -
 
 def _read(policy: CompiledPolicy, facts: Facts, last_asked: int) -> list[tuple[str, str]]:
     """Name and text of the present facts that the asked rules ask about."""
-    values = facts.values
     return [
         (name, facts.text(name))
         for name, first in policy.plan.asks
-        # Most are simple names: whoever has the value of one has the fact.
-        if first <= last_asked and (name in values or facts.has(name))
+        if first <= last_asked and facts.has(name)
     ]
 
 

@@ -123,8 +123,10 @@ class Facts:
 
     def has(self, name: str) -> bool:
         """Whether the fact of this name, an attribute's included, is present."""
+        if name in self.values:  # nearly always: most names are of whole facts
+            return True
         root, key = split_name(name)
-        return root in self.values and (not key or key in self.values[root])
+        return bool(key) and key in self.values.get(root, ())
 
     def without(self, *names: str) -> "Facts":
         """The same facts with some of them missing."""
@@ -137,7 +139,7 @@ class Facts:
         The input appears as its digest only: receipts are kept for years and read by many.
         """
         value = self.values.get(name)
-        if type(value) is str:  # nearly always
+        if type(value) is str and name != INPUT:  # nearly always
             return value
         root, key = split_name(name)
         value = self.values[root]

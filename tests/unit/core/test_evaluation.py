@@ -183,6 +183,13 @@ def test_an_unforeseen_error_never_allows(effect: Effect, monkeypatch: pytest.Mo
     assert outcome.reason == "the rule could not be evaluated (KeyError)"
 
 
+@pytest.mark.parametrize("value", ["a secret", {"pin": "a secret"}, ["a secret"], 7, None])
+def test_whatever_the_input_is_its_text_is_its_digest(value: object) -> None:
+    facts = Facts({"input": value, "user.id": "alice"}, input_digest="ab" * 32)
+    assert facts.text("input") == f"sha256:{'ab' * 32}"
+    assert facts.text("user.id") == "alice"
+
+
 def test_facts_read_are_named_with_their_values_and_the_input_only_by_digest() -> None:
     rules = (
         Rule("a", Effect.DENY, RuleMatch(environments=("x",), required_data_types=("pii",))),
