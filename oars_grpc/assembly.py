@@ -44,7 +44,7 @@ from oars_grpc.use_cases.escalations import Escalations
 from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.evidence import Evidence
 from oars_grpc.use_cases.executions import Executions
-from oars_grpc.use_cases.grounding import Grounding
+from oars_grpc.use_cases.grounding import SCORING_RETRY_MS, Grounding
 from oars_grpc.use_cases.keyring import Keyring, PolicyShelf
 from oars_grpc.use_cases.lattice_building import LatticeBuilder
 from oars_grpc.use_cases.lattice_evidence import StoredEvidence
@@ -120,10 +120,13 @@ def assemble(
     )
     lattices = PostgresLatticeStore(engine)
     records = LatticeRecords(registry=registry, events=events, clock=clock, chance=chance)
+    threads = settings.worker_threads
+    # Computations that take long leave half of the threads to other calls. Questions are short: all
+    # that have a thread may wait, and the pool of these bounds how many that are.
     ready = ReadyLattices(
         store=lattices,
-        heavy=HeavyWork(settings.lattice_computations),
-        asking=HeavyWork(settings.lattice_queries),
+        heavy=HeavyWork(settings.lattice_computations, max(1, threads // 2)),
+        asking=HeavyWork(settings.lattice_queries, threads),
         cache_bytes=settings.lattice_cache_mib << 20,
         software=f"oars-grpc/{version('oars-grpc')}",
     )
@@ -133,7 +136,10 @@ def assemble(
             keyring=keyring,
             policies=shelf,
             tokens=tokens,
-            grounding=Grounding(StoredEvidence(lattices, ready)),
+            grounding=Grounding(
+                StoredEvidence(lattices, ready),
+                HeavyWork(settings.evidence_scorings, max(1, threads // 2), SCORING_RETRY_MS),
+            ),
             clock=clock,
             chance=chance,
         ),

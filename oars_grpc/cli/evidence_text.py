@@ -34,6 +34,8 @@ def evidence_text(evidence: Mapping[str, Any]) -> Iterator[str]:
     if risk is not None:
         span = f"{risk['low'] / unit:.3f} to {risk['high'] / unit:.3f}"
         known = f"of {int(risk['outcomes'])} outcomes known"
+        if not risk.get("calibratedBy"):
+            known += ", not calibrated"
         yield _row("bad outcomes to expect", f"{risk['estimate'] / unit:.3f}  ({span}, {known})")
     for item in evidence["against"]:
         reason = _REASONS.get(item["reason"], visible(item["reason"]))

@@ -11,34 +11,15 @@ from typing import Any
 import orjson
 
 from oars_grpc.core.canonical import sha256_hex, statement_json
-from oars_grpc.core.identity import Role
 
 SCORES_PER_UNIT = 1_000_000
 # Which definitions the scores are by: raised with every change that may change a number.
-DEFINITION = 1
+DEFINITION = 2
 MAXIMUM_ITEM_ID = 128
 MAXIMUM_ITEM_TEXT = 2_048
 INLINE = "inline"
 # What a receipt repeats of the list of items; the digest stands for all of it.
 _ITEMS_BYTES = 8_192
-
-
-@dataclass(frozen=True, slots=True)
-class EvidenceLimits:
-    """The most evidence that a caller may send along with an action."""
-
-    items: int
-    dimension: int
-    bytes: int  # of all embeddings together
-
-
-_SENT_BY_PROGRAMS = EvidenceLimits(128, 2_048, 512 * 1024)
-_SENT_BY_STAFF = EvidenceLimits(256, 4_096, 768 * 1024)
-
-
-def evidence_limits(role: Role) -> EvidenceLimits:
-    """The limits of a role."""
-    return _SENT_BY_STAFF if role in {Role.ADMIN, Role.OPERATOR} else _SENT_BY_PROGRAMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +50,37 @@ class EvidenceItem:
 
 
 @dataclass(frozen=True, slots=True)
+class AnchorOutcome:
+    """What the caller knows of an anchor of a stored lattice; `adverse` in millionths.
+
+    `content_digest` is SHA-256 (hex) of the anchor: an index alone would come to mean another one
+    when anchors are removed.
+    """
+
+    index: int
+    content_digest: str
+    adverse: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Restricted canonical JSON."""
+        return {"index": self.index, "digest": self.content_digest, "adverse": self.adverse}
+
+
+@dataclass(frozen=True, slots=True)
 class ActionEvidence:
-    """What was submitted: items or the id of a stored lattice, and the action's own embedding."""
+    """What was submitted: items or the id of a stored lattice, and the action's own embedding.
+
+    A lattice stores no outcomes: those that the caller knows come beside its id.
+    """
 
     action_embedding: bytes
     items: tuple[EvidenceItem, ...] = ()
     lattice_id: str = ""
+    outcomes: tuple[AnchorOutcome, ...] = ()
+
+    def outcomes_in_order(self) -> tuple[AnchorOutcome, ...]:
+        """The outcomes by index."""
+        return tuple(sorted(self.outcomes, key=lambda outcome: outcome.index))
 
     def in_order(self) -> tuple[EvidenceItem, ...]:
         """The items by id: the order in which they were sent means nothing."""
@@ -105,7 +111,8 @@ class EvidenceRisk:
     """The share of bad outcomes to expect and its 90 % interval, in millionths.
 
     `observations`, too, is in millionths: what the estimate rests on besides its prior.
-    `outcomes` counts the items whose outcome is known.
+    `outcomes` counts the items whose outcome is known, `calibrated_by` those of them that the
+    estimate was calibrated by; None of the first definition, which did not calibrate.
     """
 
     estimate: int
@@ -114,9 +121,11 @@ class EvidenceRisk:
     disagreement: int
     observations: int
     outcomes: int
+    calibrated_by: int | None
 
     def to_json(self) -> dict[str, Any]:
         """Restricted canonical JSON."""
+        calibrated = {} if self.calibrated_by is None else {"calibratedBy": self.calibrated_by}
         return {
             "estimate": self.estimate,
             "low": self.low,
@@ -124,12 +133,16 @@ class EvidenceRisk:
             "disagreement": self.disagreement,
             "observations": self.observations,
             "outcomes": self.outcomes,
+            **calibrated,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceDetail:
-    """What retention may erase: the list of items, and the texts of those that speak against."""
+    """What retention may erase: the list of items, and the texts of those that speak against.
+
+    Of a lattice the list is of the outcomes that came with it.
+    """
 
     items: tuple[Mapping[str, Any], ...]
     texts: Mapping[str, str]
@@ -253,6 +266,7 @@ def assessment_from_json(value: Mapping[str, Any]) -> EvidenceAssessment:
             risk["disagreement"],
             risk["observations"],
             risk["outcomes"],
+            risk.get("calibratedBy"),
         ),
         against=tuple(
             AgainstItem(each["id"], each["digest"], each["reason"], each["weight"])

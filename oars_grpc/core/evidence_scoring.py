@@ -93,7 +93,8 @@ def assess_lattice(
     """Score a stored lattice.
 
     Raises:
-        FailedPrecondition: it is of another dimension than the action's embedding.
+        FailedPrecondition: it is of another dimension than the action's embedding, or an outcome is
+            of an anchor that it does not have.
     """
     action = _embedding(evidence.action_embedding)
     if lattice.anchors.shape[1] != action.size:
@@ -102,11 +103,23 @@ def assess_lattice(
             f" the action's embedding {action.size}",
             reason="EVIDENCE_DIMENSION",
         )
-    trust = np.clip(lattice.gates.astype(np.float64), 0.0, 1.0)
-    found = ground(lattice.anchors, action, trust, np.full(trust.size, np.nan), proceed)
 
     def name_of(place: int) -> tuple[str, str]:
         return str(place), sha256_hex(lattice.anchors[place].tobytes())
+
+    trust = np.clip(lattice.gates.astype(np.float64), 0.0, 1.0)
+    outcomes = evidence.outcomes_in_order()
+    adverse = np.full(trust.size, np.nan)
+    for outcome in outcomes:
+        if outcome.index >= trust.size or name_of(outcome.index)[1] != outcome.content_digest:
+            raise FailedPrecondition(
+                f"anchor {outcome.index} of lattice {evidence.lattice_id} does not have the digest"
+                " that its outcome came with",
+                reason="EVIDENCE_ANCHOR",
+            )
+        adverse[outcome.index] = outcome.adverse / SCORES_PER_UNIT
+    found = ground(lattice.anchors, action, trust, adverse, proceed)
+    listed = tuple(outcome.to_json() for outcome in outcomes)
 
     return _assessment(
         evidence,
@@ -114,8 +127,12 @@ def assess_lattice(
         _against(found, name_of),
         lattice_digest=lattice.digest,
         count=len(lattice.anchors),
-        scored={"latticeId": evidence.lattice_id, "latticeDigest": lattice.digest},
-        detail=EvidenceDetail((), {}),
+        scored={
+            "latticeId": evidence.lattice_id,
+            "latticeDigest": lattice.digest,
+            "outcomes": list(listed),
+        },
+        detail=EvidenceDetail(listed, {}),
     )
 
 
@@ -158,6 +175,7 @@ def _risk(risk: OutcomeRisk) -> EvidenceRisk:
         disagreement=_score(risk.disagreement),
         observations=round(risk.observations * SCORES_PER_UNIT),
         outcomes=risk.outcomes,
+        calibrated_by=risk.calibrated_by,
     )
 
 

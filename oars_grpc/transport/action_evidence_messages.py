@@ -9,11 +9,12 @@ from oars_grpc.core.action_evidence import (
     MAXIMUM_ITEM_TEXT,
     SCORES_PER_UNIT,
     ActionEvidence,
+    AnchorOutcome,
     EvidenceAssessment,
     EvidenceItem,
-    EvidenceLimits,
 )
 from oars_grpc.core.canonical import sha256_hex
+from oars_grpc.core.evidence_limits import EvidenceLimits
 from oars_grpc.core.evidence_scoring import embedding_fault
 from oars_grpc.generated.oars.v1 import action_evidence_pb2
 from oars_grpc.transport.reading import NAME, Reader
@@ -52,7 +53,34 @@ def read_evidence(
         for position, item in enumerate(message.items)
     )
     _check_unique(reader, items, field)
-    return ActionEvidence(own, items, message.lattice_id)
+    outcomes = _read_outcomes(reader, message, f"{field}.outcomes", limits)
+    return ActionEvidence(own, items, message.lattice_id, outcomes)
+
+
+def _read_outcomes(
+    reader: Reader, message: action_evidence_pb2.ActionEvidence, field: str, limits: EvidenceLimits
+) -> tuple[AnchorOutcome, ...]:
+    given = message.outcomes
+    if given and not message.lattice_id:
+        reader.wrong(field, "may only come with a lattice_id; items have their own `adverse`")
+        return ()
+    if len(given) > limits.outcomes:
+        reader.wrong(field, f"has {len(given)} entries; at most {limits.outcomes} are accepted")
+        return ()
+    outcomes: dict[int, AnchorOutcome] = {}
+    for position, each in enumerate(given):
+        place = f"{field}[{position}]"
+        if each.index < 0:
+            reader.wrong(f"{place}.index", "must not be negative")
+        elif each.index in outcomes:
+            reader.wrong(f"{place}.index", "is that of another outcome, too")
+        if not _DIGEST.fullmatch(each.digest):
+            reader.wrong(f"{place}.digest", "must be 64 lower-case hexadecimal digits")
+        if not each.HasField("adverse"):
+            reader.wrong(f"{place}.adverse", "is required")
+        adverse = _share(reader, each.adverse, f"{place}.adverse")
+        outcomes[each.index] = AnchorOutcome(each.index, each.digest, adverse)
+    return tuple(outcomes.values())
 
 
 def _read_item(
@@ -146,6 +174,7 @@ def fill_assessment(
         message.risk.disagreement = risk.disagreement / SCORES_PER_UNIT
         message.risk.observations = risk.observations / SCORES_PER_UNIT
         message.risk.outcomes = risk.outcomes
+        message.risk.calibrated_by = risk.calibrated_by or 0
     for each in assessment.against:
         message.against.add(
             id=each.item_id,

@@ -12,7 +12,8 @@ from oars_grpc.core.action import (
     Execution,
     Resource,
 )
-from oars_grpc.core.action_evidence import ActionEvidence, evidence_limits
+from oars_grpc.core.action_evidence import ActionEvidence
+from oars_grpc.core.evidence_limits import evidence_limits
 from oars_grpc.core.identity import Principal
 from oars_grpc.generated.oars.v1 import action_pb2, context_pb2
 from oars_grpc.transport.action_evidence_messages import fill_assessment, read_evidence

@@ -23,7 +23,9 @@ from oars_grpc.errors import ResourceExhausted
 
 Arguments = ParamSpec("Arguments")
 
+HEALTH = "/grpc.health.v1.Health/"
 OVERLOADED_RETRY_MS = 1000
+_LATTICES = "/oars.v1.LatticeService/"
 _CONTROL_THREADS = 2
 _HEALTH_THREADS = 16
 _HEALTH_WAITING = 64
@@ -224,11 +226,13 @@ def _cancel(context: grpc.ServicerContext) -> None:
 class Pools:
     """A pool for each kind of call; `control` refuses, which takes no time.
 
+    `lattices` is for calls that compute or wait for a turn to: they take no thread of the others.
     `observers` is for streams that tell of the server itself, `streams` for those of its rpcs,
     `uploads` for requests that come in pieces.
     """
 
     calls: BoundedPool
+    lattices: BoundedPool
     streams: StreamPool
     uploads: StreamPool = field(default_factory=lambda: StreamPool(UPLOADS, "upload"))
     observers: StreamPool = field(default_factory=lambda: StreamPool(_OBSERVERS, "observer"))
@@ -241,8 +245,15 @@ class Pools:
     awaiting_request: WaitingCalls = field(default_factory=WaitingCalls)
     conversations: WaitingCalls = field(default_factory=WaitingCalls)
 
+    def serving(self, method: str) -> BoundedPool:
+        """The pool of an rpc of one request and one answer."""
+        # Health answers even when every other call waits: a busy server is not a dead one.
+        if method.startswith(HEALTH):
+            return self.health
+        return self.lattices if method.startswith(_LATTICES) else self.calls
+
     def shutdown(self) -> None:
         """Wait for the calls under way and end the threads."""
-        pools = (self.calls, self.streams, self.uploads, self.observers, self.health, self.control)
-        for pool in pools:
+        threads = (self.calls, self.lattices, self.streams, self.uploads, self.observers)
+        for pool in (*threads, self.health, self.control):
             pool.shutdown(wait=True)

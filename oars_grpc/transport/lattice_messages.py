@@ -116,7 +116,9 @@ def read_full(reader: Reader, detail: int) -> bool:
 
 def read_draft(
     reader: Reader,
-    request: lattice_pb2.CreateSmallLatticeRequest | lattice_pb2.SettleOnceRequest,
+    request: lattice_pb2.CreateSmallLatticeRequest
+    | lattice_pb2.SettleOnceRequest
+    | lattice_pb2.VerifyLatticeReceiptRequest,
 ) -> LatticeDraft:
     """What a request wants settled; `reader` is done with it."""
     if request.dimension < 1:

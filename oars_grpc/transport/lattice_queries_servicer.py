@@ -31,6 +31,7 @@ from oars_grpc.use_cases.lattice_answers import (
 from oars_grpc.use_cases.lattice_arrays import unpacked
 from oars_grpc.use_cases.lattice_limits import MAXIMUM_RANKED
 from oars_grpc.use_cases.lattice_use_cases import LatticeUseCases
+from oars_grpc.use_cases.lattice_verification import VerifiableReceipt
 
 Context = grpc.ServicerContext
 DEFAULT_TOP = 8
@@ -145,19 +146,30 @@ class LatticeQueriesServicer(lattice_pb2_grpc.LatticeServiceServicer):
     def VerifyLatticeReceipt(
         self, request: lattice_pb2.VerifyLatticeReceiptRequest, context: Context
     ) -> lattice_pb2.VerifyLatticeReceiptResponse:
-        """Verify a stored receipt against its lattice."""
+        """Verify a stored receipt, against inputs where there are any."""
         reader = Reader()
         tenant_id = reader.tenant_id(request.tenant_id)
         query = read_array(reader, request.query, "query")
+        draft = read_draft(reader, request) if _supplies(request) else None
         reader.done()
-        lattice_id = parse_id(ids.LATTICE, request.lattice_id, "lattice_id")
+        lattice_id = ""
+        if request.lattice_id:
+            lattice_id = parse_id(ids.LATTICE, request.lattice_id, "lattice_id")
         receipt_id = parse_id(ids.RECEIPT, request.receipt_id, "receipt_id")
-        found = self._use_cases.verifier.verify(
-            current_call(), tenant_id, lattice_id, receipt_id, query, proceeding(context)
-        )
+        asked = VerifiableReceipt(tenant_id, receipt_id, lattice_id, draft, query)
+        found = self._use_cases.verifier.verify(current_call(), asked, proceeding(context))
         return lattice_pb2.VerifyLatticeReceiptResponse(
-            valid=found.valid, checks=write_checks(found.checks), errors=found.errors
+            valid=found.valid,
+            checks=write_checks(found.checks),
+            errors=found.errors,
+            receipt_valid=found.receipt_valid,
         )
+
+
+def _supplies(request: lattice_pb2.VerifyLatticeReceiptRequest) -> bool:
+    """Whether inputs come along; whatever belongs to them needs all of them."""
+    given = (request.dimension, request.anchors, request.gates)
+    return any(given) or request.HasField("parameters") or request.HasField("chain")
 
 
 def _top(reader: Reader, top: int) -> int:

@@ -20,7 +20,7 @@ from oars_grpc.core.ports import Chance
 from oars_grpc.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from oars_grpc.transport import request_metadata
 from oars_grpc.transport.access import ACCESS, check_access
-from oars_grpc.transport.admission import OVERLOADED_RETRY_MS, Pools, StreamPool
+from oars_grpc.transport.admission import HEALTH, OVERLOADED_RETRY_MS, Pools, StreamPool
 from oars_grpc.transport.bearer import BearerAuthenticator
 from oars_grpc.transport.current_call import ServedCall, set_current_call
 from oars_grpc.transport.handlers import Handler, Served, in_pool, parsed, present, serialized
@@ -32,7 +32,6 @@ from oars_grpc.transport.status import status_code, to_status
 
 # With less than this left, the answer would come too late: refuse before anything is written.
 MINIMUM_SECONDS = 0.005
-_HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection."
 
 Context = grpc.ServicerContext
@@ -74,7 +73,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
 
     def _wrapped(self, method: str, handler: Handler) -> "Served":
         if handler.response_streaming:
-            observes = method.startswith((_HEALTH, _REFLECTION))
+            observes = method.startswith((HEALTH, _REFLECTION))
             streams = self._pools.observers if observes else self._pools.streams
             return Served(
                 streams,
@@ -102,8 +101,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
                     self._pools.control,
                 ),
             )
-        # Health answers even when every other call waits: a busy server is not a dead one.
-        calls = self._pools.health if method.startswith(_HEALTH) else self._pools.calls
+        calls = self._pools.serving(method)
         return Served(
             calls,
             in_pool(grpc.stream_unary_rpc_method_handler, self._unary(method, handler), calls),

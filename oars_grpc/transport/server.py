@@ -158,6 +158,7 @@ class OarsServer:
     ) -> None:
         self._pools = Pools(
             calls=BoundedPool(limits.worker_threads, limits.queued_rpcs, "rpc"),
+            lattices=BoundedPool(limits.worker_threads, limits.queued_rpcs, "lattice"),
             streams=StreamPool(limits.streams, "stream"),
         )
         self._draining = threading.Event()
@@ -166,8 +167,7 @@ class OarsServer:
             interceptors=[make_pipeline(self._pools)],
             options=connection_options(limits.watch_seconds),
             # Beyond the pools only health and refusals are under way.
-            maximum_concurrent_rpcs=limits.worker_threads
-            + limits.queued_rpcs
+            maximum_concurrent_rpcs=2 * (limits.worker_threads + limits.queued_rpcs)
             + limits.streams
             + UPLOADS
             + CONTROL_CALLS,

@@ -8,13 +8,18 @@ from oars_grpc.core.action import ActionRequest
 from oars_grpc.core.action_evidence import ActionEvidence, EvidenceAssessment
 from oars_grpc.core.evidence_scoring import EvidenceLattices, assess_inline, assess_lattice
 from oars_grpc.core.lattice.progress import Proceed, keep_going
+from oars_grpc.use_cases.lattice_work import HeavyWork
+
+# Scoring takes milliseconds: whoever found no room finds some soon.
+SCORING_RETRY_MS = 500
 
 
 class Grounding:
-    """Scores evidence."""
+    """Scores evidence, of so many actions at a time as `scoring` has places."""
 
-    def __init__(self, lattices: EvidenceLattices) -> None:
+    def __init__(self, lattices: EvidenceLattices, scoring: HeavyWork) -> None:
         self._lattices = lattices
+        self._scoring = scoring
 
     def lazily(
         self, request: ActionRequest, evidence: ActionEvidence | None, proceed: Proceed
@@ -41,8 +46,12 @@ class Grounding:
         Raises:
             NotFound: it names a lattice that the tenant does not have.
             FailedPrecondition: the lattice is not ready, or of another dimension.
+            ResourceExhausted: the evidence of too many other actions waits to be scored.
         """
         if not evidence.lattice_id:
-            return assess_inline(evidence, proceed)
+            with self._scoring.place(proceed):
+                return assess_inline(evidence, proceed)
+        # To load it takes a place of its own.
         lattice = self._lattices.find(tenant_id, evidence.lattice_id, proceed)
-        return assess_lattice(evidence, lattice, proceed)
+        with self._scoring.place(proceed):
+            return assess_lattice(evidence, lattice, proceed)

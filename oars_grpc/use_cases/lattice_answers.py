@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from oars_grpc.core.lattice.arrays import Chain
-from oars_grpc.core.lattice.provenance import chain_digest
 from oars_grpc.core.stored import StoredReceipt
 from oars_grpc.core.stored_lattice import StoredLattice
 from oars_grpc.errors import InvalidArgument
@@ -62,9 +60,3 @@ def check_rows(stored: StoredLattice, wanted: Wanted, queries: int) -> None:
 def about(body: dict[str, Any], stored: StoredLattice) -> dict[str, Any]:
     """The body, with the stored lattice that it is about."""
     return {**body, "latticeId": stored.lattice_id, "version": stored.version}
-
-
-def chain_json(chain: Chain) -> dict[str, Any]:
-    """The chain that was judged, as a receipt names it."""
-    weights = [repr(float(weight)) for weight in chain.weights]
-    return {"digest": chain_digest(chain), "nodes": chain.nodes.tolist(), "weights": weights}

@@ -25,8 +25,9 @@ from oars_grpc.core.lattice.statement import (
     light_statement,
     verdict_json,
 )
+from oars_grpc.core.lattice_verification import chain_json, solver_json
 from oars_grpc.core.stored import StoredReceipt
-from oars_grpc.core.stored_lattice import LatticeState, StoredLattice
+from oars_grpc.core.stored_lattice import StoredLattice
 from oars_grpc.errors import FailedPrecondition
 from oars_grpc.use_cases.lattice_answers import (
     ComputedGates,
@@ -34,7 +35,6 @@ from oars_grpc.use_cases.lattice_answers import (
     QueriedLattice,
     Wanted,
     about,
-    chain_json,
     check_rows,
 )
 from oars_grpc.use_cases.lattice_arrays import packed, unpacked, unpacked_rows
@@ -48,7 +48,7 @@ from oars_grpc.use_cases.lattice_records import (
     Statement,
 )
 from oars_grpc.use_cases.lattices import LatticeDraft, Lattices, checked_draft
-from oars_grpc.use_cases.ready_lattice import ReadyLattice, ReadyLattices, stored_chain
+from oars_grpc.use_cases.ready_lattice import ReadyLattice, ReadyLattices
 
 
 class LatticeQueries:
@@ -82,23 +82,7 @@ class LatticeQueries:
         first = self._records.first_answer(call, tenant)
         if first is not None:
             return first
-        now = self._records.now()
-        passing = StoredLattice(
-            tenant_id=tenant,
-            lattice_id="",
-            display_name="",
-            state=LatticeState.READY,
-            generation="",
-            anchors=len(checked.anchors),
-            dimension=checked.anchors.shape[1],
-            parameters=checked.parameters,
-            version=0,
-            created_at=now,
-            created_by=call.principal.subject,
-            updated_at=now,
-            gated=checked.gated,
-            chain=stored_chain(checked.chain),
-        )
+        passing = self._lattices.passing(call, tenant, checked)
         if wanted.rows:
             wanted = replace(wanted, rows=passing.anchors)
         check_rows(passing, wanted, 1)
@@ -202,19 +186,14 @@ class LatticeQueries:
             made = diffusion_gates(
                 ready.inputs.graph, sources, screening=screening, proceed=proceed
             )
-        outcome = made.outcome
         body: dict[str, Any] = {
             "software": ready.head.members["software"],
             "inputs": {**ready.head.inputs, "query": query_digest(asked)},
             "gates": {"digest": gates_digest(made.gates), "screening": repr(float(screening))},
         }
-        if outcome is not None:
-            body["solver"] = {
-                "method": outcome.method.value,
-                "stop": outcome.stop.value,
-                "converged": outcome.converged,
-                "iterations": outcome.iterations,
-            }
+        solver = solver_json(made.outcome)
+        if solver is not None:
+            body["solver"] = solver
         gates = packed(made.gates)
         body = about(body, stored)
         return self._records.commit(

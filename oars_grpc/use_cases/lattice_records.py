@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from oars_grpc.core import ids
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.identity import Principal, Role
+from oars_grpc.core.lattice_verification import LatticeEvent
 from oars_grpc.core.ports import Chance, Clock, Registry, RegistryStore
 from oars_grpc.core.receipt import LATTICE_PREDICATE_TYPE
 from oars_grpc.core.stored import StoredReceipt
@@ -17,13 +18,13 @@ from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.locked_tenant import lock_tenant
 from oars_grpc.use_cases.outcomes import first_answer, run_idempotent
 
-CREATED = "lattice.created"
-CHANGED = "lattice.changed"
-DELETED = "lattice.deleted"
-SETTLED = "lattice.settled"
-QUERIED = "lattice.queried"
-CHAIN_SCORED = "lattice.chain_scored"
-GATES_COMPUTED = "lattice.gates_computed"
+CREATED = LatticeEvent.CREATED.value
+CHANGED = LatticeEvent.CHANGED.value
+DELETED = LatticeEvent.DELETED.value
+SETTLED = LatticeEvent.SETTLED.value
+QUERIED = LatticeEvent.QUERIED.value
+CHAIN_SCORED = LatticeEvent.CHAIN_SCORED.value
+GATES_COMPUTED = LatticeEvent.GATES_COMPUTED.value
 
 _OWN_ONLY = (Role.AGENT, Role.GATEWAY)
 

@@ -1,39 +1,49 @@
-"""Verifies receipts of lattices against the lattices, as they are stored now."""
+"""Verifies receipts of lattices, against inputs where there are any.
 
-from collections.abc import Mapping
+Inputs are those that the caller brings along, or those of the lattice as it is stored now. Without
+either a receipt is verified as any other: signature, key, chain and place in the log.
+"""
+
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from oars_grpc.core.call import Call
-from oars_grpc.core.lattice.arrays import checked_chain, checked_query
-from oars_grpc.core.lattice.chain_verdict import chain_verdict
+from oars_grpc.core.lattice.arrays import Float32Array, checked_query
 from oars_grpc.core.lattice.progress import Proceed
-from oars_grpc.core.lattice.provenance import query_digest
-from oars_grpc.core.lattice.settled import read
-from oars_grpc.core.lattice.statement import verdict_json
-from oars_grpc.core.lattice.statement_check import check_statement
+from oars_grpc.core.lattice_verification import SOFTWARE, STATEMENT, KnownLattice, check_receipt
 from oars_grpc.core.receipt import LATTICE_PREDICATE_TYPE
 from oars_grpc.core.verification import Check, CheckResult
 from oars_grpc.errors import InvalidArgument
-from oars_grpc.use_cases.lattice_answers import chain_json
 from oars_grpc.use_cases.lattice_arrays import unpacked
-from oars_grpc.use_cases.lattice_records import CHAIN_SCORED, CHANGED, CREATED, QUERIED
-from oars_grpc.use_cases.lattices import Lattices
+from oars_grpc.use_cases.lattices import LatticeDraft, Lattices, checked_draft
 from oars_grpc.use_cases.ready_lattice import ReadyLattice, ReadyLattices
 from oars_grpc.use_cases.verification import ReceiptVerifier
 
-STATEMENT = "statement"
-_ABOUT = ("latticeId", "version", "createdBy")
+
+@dataclass(frozen=True, slots=True)
+class VerifiableReceipt:
+    """Which receipt to verify, and by what; `lattice_id` and `draft` may be missing."""
+
+    tenant_id: str
+    receipt_id: str
+    lattice_id: str
+    draft: LatticeDraft | None
+    query: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class LatticeVerification:
-    """What verification found."""
+    """What verification found.
+
+    `valid` takes that every input was compared and the statement follows from them; without inputs
+    there is only `receipt_valid`, which is what any receipt's verification says.
+    """
 
     checks: tuple[Check, ...]
     errors: tuple[str, ...]
+    receipt_valid: bool
     valid: bool
 
 
@@ -47,97 +57,77 @@ class LatticeVerifier:
         self._ready = ready
         self._receipts = receipts
 
-    def verify(
-        self,
-        call: Call,
-        tenant_id: str,
-        lattice_id: str,
-        receipt_id: str,
-        query: bytes,
-        proceed: Proceed,
-    ) -> LatticeVerification:
-        """Check the receipt as any other, and its statement against lattice and query.
+    def verify(self, call: Call, asked: VerifiableReceipt, proceed: Proceed) -> LatticeVerification:
+        """Check the receipt as any other, and its statement against the inputs.
 
         Raises:
-            InvalidArgument: the receipt is of another thing, or the query is not its lattice's.
+            InvalidArgument: the receipt is of another thing, or the inputs cannot be.
         """
-        stored = self._lattices.get(call, tenant_id, lattice_id)
-        verified = self._receipts.stored(call, stored.tenant_id, receipt_id, ())
-        verification = verified.verification
+        stored, dimension = None, None
+        tenant_id, checked = asked.tenant_id, None
+        if asked.lattice_id:
+            stored = self._lattices.get(call, tenant_id, asked.lattice_id)
+            tenant_id, dimension = stored.tenant_id, stored.dimension
+        if asked.draft is not None:
+            checked = checked_draft(call, asked.draft)
+            dimension = checked.anchors.shape[1]
+        query = None
+        if asked.query and dimension is None:
+            raise InvalidArgument.of("query", "is compared only with a lattice_id or anchors")
+        if asked.query and dimension is not None:
+            query = checked_query(unpacked(asked.query, "query"), dimension)
+        verified = self._receipts.stored(call, tenant_id, asked.receipt_id, ())
         payload = None if verified.stored is None else verified.stored.receipt.envelope.payload
-        statement, type_ = _statement(payload)
-        if statement is not None and statement.get("latticeId") != lattice_id:
-            raise InvalidArgument.of("receipt_id", f"is not a receipt of lattice {lattice_id}")
-        if statement is None:
-            found = Check(STATEMENT, CheckResult.NOT_CHECKED, "the payload was erased")
+        verification = verified.verification
+        found: tuple[Check, ...]
+        if not payload:
+            found = (Check(STATEMENT, CheckResult.NOT_CHECKED, "the payload was erased"),)
+        elif verification.receipt is None:
+            found = (Check(STATEMENT, CheckResult.NOT_CHECKED, "the payload is no statement"),)
         else:
-            asked = checked_query(unpacked(query, "query"), stored.dimension) if query else None
-            ready = self._ready.load(stored, proceed)
-            with self._ready.asking.place(proceed):
-                found = _checked(type_, statement, ready, asked, proceed)
-        checks = (*verification.checks, found)
-        errors = verification.errors
-        if found.result is CheckResult.FAILED:
-            errors = (*errors, f"{STATEMENT}: {found.detail}")
-        valid = verification.valid and found.result is CheckResult.PASSED
-        return LatticeVerification(checks, errors, valid)
+            event, statement = _statement(payload)
+            if asked.lattice_id and statement.get("latticeId") != asked.lattice_id:
+                raise InvalidArgument.of(
+                    "receipt_id", f"is not a receipt of lattice {asked.lattice_id}"
+                )
+            ready = None
+            if checked is not None:
+                passing = self._lattices.passing(call, tenant_id, checked)
+                ready = self._lattices.settled(passing, checked, proceed)
+            elif stored is not None:
+                ready = self._ready.load(stored, proceed)
+            found = self._compared(event, statement, ready, query, proceed)
+        errors = [
+            f"{check.name}: {check.detail}" for check in found if check.result is CheckResult.FAILED
+        ]
+        # Other software is no reason for doubt where every number is within its quantum.
+        passed = (check.result is CheckResult.PASSED for check in found if check.name != SOFTWARE)
+        return LatticeVerification(
+            checks=(*verification.checks, *found),
+            errors=(*verification.errors, *errors),
+            receipt_valid=verification.valid,
+            valid=verification.valid and all(passed),
+        )
+
+    def _compared(
+        self,
+        event: str,
+        statement: dict[str, Any],
+        ready: ReadyLattice | None,
+        query: Float32Array | None,
+        proceed: Proceed,
+    ) -> tuple[Check, ...]:
+        if ready is None:
+            return check_receipt(event, statement, None, query, proceed)
+        known = KnownLattice(ready.settled, ready.lists, ready.head)
+        with self._ready.asking.place(proceed):
+            return check_receipt(event, statement, known, query, proceed)
 
 
-def _statement(payload: bytes | None) -> tuple[dict[str, Any] | None, str]:
-    """The body and the type of a payload; no body where retention has erased it."""
-    if not payload:
-        return None, ""
+def _statement(payload: bytes) -> tuple[str, dict[str, Any]]:
+    """The type and the body of a payload."""
     found: dict[str, Any] = orjson.loads(payload)
     if found["predicateType"] != LATTICE_PREDICATE_TYPE:
         raise InvalidArgument.of("receipt_id", "is not a receipt of a lattice")
     predicate = found["predicate"]
-    return predicate["lattice"], predicate["type"]
-
-
-def _checked(
-    type_: str,
-    statement: Mapping[str, Any],
-    ready: ReadyLattice,
-    query: Any,
-    proceed: Proceed,
-) -> Check:
-    own = {name: value for name, value in statement.items() if name not in _ABOUT}
-    if type_ in (CREATED, CHANGED):
-        inputs = {**ready.head.members, "inputs": dict(ready.head.inputs)}
-        return _told([name for name, value in inputs.items() if own.get(name) != value])
-    if query is None:
-        return Check(STATEMENT, CheckResult.NOT_CHECKED, "no query was supplied")
-    if type_ not in (QUERIED, CHAIN_SCORED):
-        wanted = {**ready.head.inputs, "query": query_digest(query)}
-        wrong = [name for name, value in wanted.items() if own["inputs"].get(name) != value]
-        if wrong:
-            return _told(wrong)
-        # Its numbers would take a solve: the digest binds them, and nobody has compared it.
-        return Check(STATEMENT, CheckResult.NOT_CHECKED, "only the inputs were compared: they fit")
-    judged = own.pop("judged", None)
-    verdict = None if judged is None else own.pop("verdict")
-    findings = check_statement(
-        own,
-        ready.inputs,
-        query,
-        state=ready.settled.state,
-        lists=ready.lists,
-        proceed=proceed,
-    )
-    wrong = [f"{finding.check} {finding.description}" for finding in findings]
-    if judged is not None:
-        weights = [float(weight) for weight in judged["weights"]]
-        chain = checked_chain(judged["nodes"], len(ready.settled), weights)
-        if chain_json(chain) != judged:
-            wrong.append("judged is not the chain of its digest")
-        if verdict_json(chain_verdict(read(ready.settled, query), chain)) != verdict:
-            wrong.append("verdict is not that of the chain")
-    return _told(wrong)
-
-
-def _told(wrong: list[str]) -> Check:
-    if not wrong:
-        return Check(STATEMENT, CheckResult.PASSED)
-    return Check(
-        STATEMENT, CheckResult.FAILED, f"not of this lattice and query: {'; '.join(wrong)}"
-    )
+    return predicate["type"], predicate["lattice"]

@@ -1,7 +1,8 @@
 """How many heavy computations run at a time, and the memory that ready lattices may take.
 
-Numerics take a core for as long as they last, and give way to nobody: only so many run at once, in
-threads of calls and of the builder alike, and the rest wait their turn within their deadlines.
+Numerics take a core for as long as they last, and give way to nobody: only so many run at once, and
+the rest wait their turn within their deadlines, each in the thread of its call. Where turns are
+long, fewer may wait than there are threads, so that other calls find some.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +21,6 @@ from oars_grpc.errors import ResourceExhausted
 
 # Between two looks at whether the caller still waits.
 _LOOK_SECONDS = 0.05
-_WAITING_FOR_EACH = 32
 _RETRY_MS = 2_000
 
 Value = TypeVar("Value")
@@ -28,11 +28,15 @@ Key = tuple[str, str, str]
 
 
 class HeavyWork:
-    """Places for computations; a bounded number may wait for one."""
+    """Places for computations, and how many may wait for one.
 
-    def __init__(self, places: int) -> None:
+    `retry_after_ms` is what those are told for whom there is no room.
+    """
+
+    def __init__(self, places: int, waiting: int, retry_after_ms: int = _RETRY_MS) -> None:
         self._places = BoundedSemaphore(places)
-        self._waiting = BoundedSemaphore(places * _WAITING_FOR_EACH)
+        self._waiting = BoundedSemaphore(waiting)
+        self._retry_after_ms = retry_after_ms
 
     @contextmanager
     def place(self, proceed: Proceed) -> Iterator[None]:
@@ -41,20 +45,24 @@ class HeavyWork:
         Raises:
             ResourceExhausted: too many wait already.
         """
-        if not self._waiting.acquire(blocking=False):
-            raise ResourceExhausted(
-                "too many lattice computations are waiting", retry_after_ms=_RETRY_MS
-            )
-        try:
-            proceed(0.0)
-            while not self._places.acquire(timeout=_LOOK_SECONDS):
-                proceed(0.0)
-        finally:
-            self._waiting.release()
+        proceed(0.0)
+        if not self._places.acquire(blocking=False):
+            self._await_place(proceed)
         try:
             yield
         finally:
             self._places.release()
+
+    def _await_place(self, proceed: Proceed) -> None:
+        if not self._waiting.acquire(blocking=False):
+            raise ResourceExhausted(
+                "too many computations are waiting", retry_after_ms=self._retry_after_ms
+            )
+        try:
+            while not self._places.acquire(timeout=_LOOK_SECONDS):
+                proceed(0.0)
+        finally:
+            self._waiting.release()
 
 
 class LatticeCache(Generic[Value]):

@@ -1,7 +1,7 @@
 """Creates, lists, deletes and compares lattices."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 
 from oars_grpc.core import ids
 from oars_grpc.core.call import Answer, Call, Encode
@@ -117,22 +117,12 @@ class Lattices:
         first = self._records.first_answer(call, tenant)
         if first is not None:
             return first
-        now = self._records.now()
-        stored = StoredLattice(
-            tenant_id=tenant,
+        stored = replace(
+            self.passing(call, tenant, checked),
             lattice_id=self._records.new_id(ids.LATTICE),
             display_name=display_name,
-            state=LatticeState.READY,
             generation=self._records.new_id("gen"),
-            anchors=len(checked.anchors),
-            dimension=checked.anchors.shape[1],
-            parameters=checked.parameters,
             version=1,
-            created_at=now,
-            created_by=call.principal.subject,
-            updated_at=now,
-            gated=checked.gated,
-            chain=stored_chain(checked.chain),
         )
         ready = self.settled(stored, checked, proceed)
         stored = replace(stored, digests=ready.digests(), edges=len(ready.inputs.graph.edges))
@@ -149,6 +139,26 @@ class Lattices:
         if not answer.replayed:
             self._ready.keep(stored, ready)
         return answer
+
+    def passing(self, call: Call, tenant: str, checked: CheckedDraft) -> StoredLattice:
+        """What is known of a lattice that is settled without being stored."""
+        now = self._records.now()
+        return StoredLattice(
+            tenant_id=tenant,
+            lattice_id="",
+            display_name="",
+            state=LatticeState.READY,
+            generation="",
+            anchors=len(checked.anchors),
+            dimension=checked.anchors.shape[1],
+            parameters=checked.parameters,
+            version=0,
+            created_at=now,
+            created_by=call.principal.subject,
+            updated_at=now,
+            gated=checked.gated,
+            chain=stored_chain(checked.chain),
+        )
 
     def settled(
         self, stored: StoredLattice, checked: CheckedDraft, proceed: Proceed
@@ -216,17 +226,18 @@ class Lattices:
     def compare(
         self, call: Call, tenant_id: str, lattice_id: str, other_id: str
     ) -> tuple[Difference, ...]:
-        """The inputs in which two lattices of a tenant differ, by their digests."""
+        """The inputs in which two lattices differ, as the receipts of their last changes state."""
         one = self.get(call, tenant_id, lattice_id)
         other = self.get(call, one.tenant_id, other_id)
         for stored in (one, other):
             if not stored.digests:
                 self._ready.load(stored, lambda _share: None)  # refuses what is not ready
-        return tuple(
+        found = [
             Difference(name, one.digests[name], other.digests[name])
             for name in sorted(one.digests)
             if one.digests[name] != other.digests[name]
-        )
+        ]
+        return (*found, *_changed_parameters(one.parameters, other.parameters))
 
 
 def checked_draft(call: Call, draft: LatticeDraft) -> CheckedDraft:
@@ -244,6 +255,15 @@ def checked_draft(call: Call, draft: LatticeDraft) -> CheckedDraft:
         nodes, weights = draft.chain
         chain = checked_chain(nodes, len(anchors), weights, limits=limits)
     return CheckedDraft(anchors, gates, draft.gates is not None, chain, parameters)
+
+
+def _changed_parameters(one: LatticeParameters, other: LatticeParameters) -> Iterator[Difference]:
+    """Which parameters differ, with their values; nothing where there is none."""
+    for name in (parameter.name for parameter in fields(LatticeParameters)):
+        values = [getattr(each, name) for each in (one, other)]
+        if values[0] != values[1]:
+            told = ("" if value is None else str(value) for value in values)
+            yield Difference(f"parameters.{name}", *told)
 
 
 def recorded_inputs(type_: str, stored: StoredLattice, ready: ReadyLattice) -> Statement:

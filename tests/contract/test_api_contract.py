@@ -74,7 +74,7 @@ ROUTES = {
     "LatticeService.ScoreChain": "POST /v1/lattices/{lattice_id}:scoreChain *",
     "LatticeService.ComputeGates": "POST /v1/lattices/{lattice_id}:computeGates *",
     "LatticeService.CompareLattices": "POST /v1/lattices/{lattice_id}:compare *",
-    "LatticeService.VerifyLatticeReceipt": "POST /v1/lattices/{lattice_id}:verifyReceipt *",
+    "LatticeService.VerifyLatticeReceipt": "POST /v1/lattices:verifyReceipt *",
     "PolicyService.CreatePolicy": "POST /v1/policies *",
     "PolicyService.GetPolicy": "GET /v1/policies/{policy_id}",
     "PolicyService.ListPolicies": "GET /v1/policies",

@@ -409,6 +409,89 @@ def test_a_stored_lattice_is_evidence(world: World) -> None:
     assert submit(world.agent, action_body(evidence=given), idempotency_key=key) == answer
 
 
+def anchor_outcome(index: int, row: tuple[float, ...], **changes: Any) -> dict[str, Any]:
+    return {"index": index, "digest": hashlib.sha256(packed(*row)).hexdigest()} | changes
+
+
+def test_outcomes_come_with_a_stored_lattice_and_do_not_move_to_other_anchors(
+    world: World, tmp_path: Path
+) -> None:
+    admin = world.clients["admin"]
+    rows: list[tuple[float, ...]] = [
+        (1, *(0.5 * (at == place) for place in range(8))) for at in range(8)
+    ]
+    lattice_id, _ = lattice_of(admin, *rows, gates=(1,) * 8)
+    outcomes = [anchor_outcome(at, row, adverse=int(at == 3)) for at, row in enumerate(rows)]
+    bare = {"latticeId": lattice_id, "actionEmbedding": wire(1, *[0] * 8)}
+    given = bare | {"outcomes": outcomes}
+    answer = submit(world.agent, action_body("update_ticket", evidence=given))
+    scored = answer["action"]["evidence"]
+    assert (scored["risk"]["outcomes"], scored["risk"]["calibratedBy"]) == (8, 8)
+    assert 0 <= scored["risk"]["low"] < scored["risk"]["estimate"] < scored["risk"]["high"] < 1
+    assert [(each["id"], each["reason"]) for each in scored["against"]] == [("3", "adverse")]
+    items = [item(str(at), *row, adverse=int(at == 3)) for at, row in enumerate(rows)]
+    inline = submit(
+        world.agent,
+        action_body("update_ticket", evidence=evidence(*items, action=(1, *[0] * 8))),
+    )
+    assert scored["risk"] == inline["action"]["evidence"]["risk"]
+    unknown = submit(world.agent, action_body("update_ticket", evidence=bare))
+    assert unknown["action"]["actionDigest"] != answer["action"]["actionDigest"]
+
+    # The first receipt lists them, and the digest in the others is of that list.
+    listed = predicate(answer["receipts"][0])["evidenceItems"]
+    assert [(each["index"], each["adverse"]) for each in listed] == [
+        (at, 1_000_000 * (at == 3)) for at in range(8)
+    ]
+    files = [tmp_path / f"{at}.json" for at in range(2)]
+    for file, receipt in zip(files, answer["receipts"], strict=True):
+        file.write_text(json.dumps(receipt))
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps(done(world.agent.rest.get(f"/v1/trust/tenants/{TENANT}/keys"))))
+    verified = CliRunner().invoke(
+        commands, ["verify", "--keys", str(keys), "--json", *map(str, files)]
+    )
+    assert verified.exit_code == 0, verified.output
+    checks = json.loads(verified.output.splitlines()[1])["checks"]
+    assert checks["evidence"]["result"] == checks["evidence_items"]["result"] == "passed"
+    # So says the server, too, with the whole chain at hand.
+    body = {"tenantId": TENANT, "receiptId": answer["receipts"][1]["receiptId"]}
+    told = done(world.agent.rest.post("/v1/receipts/verify", json=body))
+    by_name = {check["name"]: check["result"] for check in told["checks"]}
+    assert by_name["evidence"] == by_name["evidence_items"] == "CHECK_RESULT_PASSED"
+
+    # Without the first anchor, each index stands for another one.
+    done(admin.rest.post(f"/v1/lattices/{lattice_id}/anchors:remove", json={"indices": [0]}))
+    refused = world.agent.rest.post("/v1/actions", json=action_body(evidence=given))
+    assert rest_refusal(refused).reason == "EVIDENCE_ANCHOR"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"outcomes": [anchor_outcome(-1, (1, 0), adverse=1)]}, "outcomes[0].index"),
+        ({"outcomes": [anchor_outcome(0, (1, 0), adverse=1)] * 2}, "outcomes[1].index"),
+        ({"outcomes": [anchor_outcome(0, (1, 0))]}, "outcomes[0].adverse"),
+        ({"outcomes": [anchor_outcome(0, (1, 0), adverse=1.5)]}, "outcomes[0].adverse"),
+        ({"outcomes": [{"index": 0, "adverse": 1}]}, "outcomes[0].digest"),
+        ({"outcomes": [{"index": 0, "digest": "X" * 64, "adverse": 1}]}, "outcomes[0].digest"),
+        ({"outcomes": [anchor_outcome(0, (1, 0), adverse=1)] * 1025}, "outcomes"),
+        ({"latticeId": "", "items": [item("a", 1, 0)]}, "outcomes"),
+    ],
+)
+def test_outcomes_that_cannot_be_are_refused_with_the_field_named(
+    world: World, changes: dict[str, Any], field: str
+) -> None:
+    given = {
+        "latticeId": new_id("lat"),
+        "actionEmbedding": wire(1, 0),
+        "outcomes": [anchor_outcome(0, (1, 0), adverse=1)],
+    }
+    answer = world.agent.rest.post("/v1/actions", json=action_body(evidence=given | changes))
+    assert answer.status_code == httpx.codes.BAD_REQUEST
+    assert f"evidence.{field}" in answer.text
+
+
 def test_a_lattice_of_another_tenant_is_not_found(world: World, admin: Client) -> None:
     theirs = done(admin.rest.post("/v1/lattices", json={"dimension": 2, "anchors": wire(1, 0)}))[
         "lattice"

@@ -499,6 +499,7 @@ def test_required_fields_are_named_when_missing(ask: Ask, name: str) -> None:
         "QueryLattice": ("queries",),
         "ScoreChain": ("query", "chain"),
         "ComputeGates": ("query",),
+        "VerifyLatticeReceipt": ("receipt_id",),
     }
     rpc = RPCS[name]
     named = re.search(r"\{(\w+)\}", rpc.route)

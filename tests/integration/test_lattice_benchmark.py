@@ -24,12 +24,15 @@ from tests.benchmarks.lattice.measures import (
     reliability,
     roc,
 )
+from tests.benchmarks.lattice.outcomes import Collection, _predicted, covered
 from tests.benchmarks.lattice.peer import Peer
+from tests.benchmarks.lattice.plots import plot
 from tests.benchmarks.lattice.quality import scores_of
 from tests.benchmarks.lattice.rankings import by_cosine, by_lattice
 from tests.benchmarks.lattice.retrieval import PARTS, digits, in_folds
 from tests.benchmarks.lattice.scale import made_up_lists, recall_of
 from tests.benchmarks.lattice.synthetic import clustered
+from tests.benchmarks.lattice.tables import tables
 from tests.benchmarks.lattice.texts import LabelledText
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,6 +191,33 @@ def test_evidence_is_of_the_kind_that_it_is_called(random: np.random.Generator) 
             others = [at for at in range(80) if subjects[at] != subjects[case.action]]
             likeness = vectors[others] @ vectors[case.action]
             assert case.evidence[0] == others[int(likeness.argmax())]
+
+
+def test_risk_is_judged_by_outcomes_and_its_interval_by_what_they_were_drawn_by(
+    random: np.random.Generator, tmp_path: Path
+) -> None:
+    vectors = clustered(240, 16)
+    given = Collection("made up", vectors, vectors[:, 0] > 0, np.arange(30))
+    predicted = _predicted(given, 1.0, 30)
+    assert (predicted["actions"], predicted["calibrated"]) == (30, 1.0)
+    assert predicted["auroc"]["value"] > 0.8
+    truth = np.full(240, 0.3)
+    row = {"set": "made up", "probability": "0.3", "evidence": 32, "outcomes_known": 1.0}
+    found = covered(given, truth, 32, 1.0, 30)
+    assert found["coverage"] > 0.8
+    assert 0 < found["mean_interval_width"] < 1
+    # An interval cannot hold what nothing was drawn by: outcomes by chance, told to be certain.
+    certain = np.where(random.random(240) < 0.3, 1.0, 0.0)
+    unpredictable = covered(given, certain, 32, 1.0, 30)
+    assert unpredictable["coverage"] < 0.5
+    assert unpredictable["above_the_interval"] > 0
+
+    report = {"left_out": [], "outcomes": {"predicted": [predicted], "coverage": [row | found]}}
+    assert "| made up, 100% | 100% |" in tables(report)
+    assert "| made up, 32 items, 100% known | 0.3 |" in tables(report)
+    (file,) = plot(report, tmp_path / "report.json")
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert plot({"outcomes": {"predicted": [], "coverage": []}}, tmp_path / "none.json") == []
 
 
 def test_a_made_up_graph_has_every_neighbour_on_both_sides() -> None:

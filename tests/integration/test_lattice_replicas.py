@@ -15,7 +15,7 @@ import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from oars_grpc.generated.oars.v1.lattice_pb2_grpc import LatticeServiceStub
-from oars_grpc.local.stack import LocalStack
+from oars_grpc.local.stack import LocalStack, serves
 from tests.support.database import check_ledger
 from tests.support.lattices import L, embeddings, pieces
 from tests.support.server import forwarded, read_refusal, wait_for
@@ -68,6 +68,23 @@ class Pair:
         server = self.stack.servers[replica]
         server.send_signal(signal.SIGKILL)
         server.wait()
+
+    def begin_alone(self, anchors: Any) -> tuple[Any, str]:
+        """Have replica 0 build while there is no other; the lattice and the operation's id."""
+        self.kill(1)
+        begun = self.upload(0, anchors)
+        operation_id = id_of(begun.operation)
+        wait_for(lambda: self.state(operation_id)[0] == "running", "the building has begun")
+        return begun, operation_id
+
+    def start(self, replica: int) -> None:
+        """Start a replica, whatever has become of the other."""
+        self.stack.start_server(replica)
+        wait_for(lambda: serves(self.stack._sockets[replica]), "the replica serves", 60)
+
+    def end_lease(self) -> None:
+        """As the time does by itself, half a minute after the holder fell silent."""
+        self.execute("UPDATE lattice_operation SET lease_until = now() WHERE state = 'running'")
 
     def restart(self, *replicas: int) -> None:
         for replica in replicas:
@@ -200,6 +217,56 @@ def test_a_build_is_gone_on_with_where_its_server_was_killed(pair: Pair) -> None
         assert answer.results[0].ranking[0].index == 11
     named = L.GetLatticeRequest(lattice_id=lattice_id)
     assert pair.call(0, "GetLattice", named).lattice.state == L.LATTICE_STATE_READY
+
+
+def test_another_replica_goes_on_while_the_first_stays_dead(pair: Pair) -> None:
+    begun, operation_id = pair.begin_alone(LARGE)
+    pair.kill(0)
+    pair.start(1)
+    pair.end_lease()
+    wait_for(lambda: pair.state(operation_id)[0] == "done", "the building has ended", 120)
+    assert pair.state(operation_id) == ("done", 2)
+    assert pair.stack.servers[0].poll() is not None
+    answer = pair.call(1, "QueryLattice", query_of(begun.lattice.lattice_id, LARGE[7]))
+    assert answer.results[0].ranking[0].index == 7
+    pair.restart(0)
+
+
+def test_a_build_is_canceled_after_its_server_was_killed(pair: Pair) -> None:
+    begun, operation_id = pair.begin_alone(LARGE)
+    pair.kill(0)
+    pair.restart(0, 1)
+    pair.operation(1, "CancelOperation", begun.operation.name)
+    assert pair.state(operation_id) == ("running", 1)  # nobody has it to end it
+    pair.end_lease()
+    wait_for(lambda: pair.state(operation_id)[0] == "canceled", "the building has ended", 60)
+    named = L.GetLatticeRequest(lattice_id=begun.lattice.lattice_id)
+    lattice = pair.call(0, "GetLattice", named).lattice
+    assert (lattice.state, lattice.error) == (L.LATTICE_STATE_FAILED, "canceled")
+
+
+def test_a_server_that_wakes_after_its_lease_leaves_the_other_s_work_as_it_is(pair: Pair) -> None:
+    """A pause outlasts the lease: what it has built so far counts for nothing."""
+    receipts = "SELECT count(*) FROM receipt WHERE type = 'lattice.created'"
+    ((before,),) = pair.query(receipts)
+    begun, operation_id = pair.begin_alone(LARGE)
+    pair.stack.servers[0].send_signal(signal.SIGSTOP)
+    try:
+        pair.start(1)
+        pair.end_lease()
+        wait_for(lambda: pair.state(operation_id)[0] == "done", "the building has ended", 120)
+        assert pair.state(operation_id) == ("done", 2)
+    finally:
+        pair.stack.servers[0].send_signal(signal.SIGCONT)
+    # It finds out within one block and then serves like any other, from what is stored.
+    asked = query_of(begun.lattice.lattice_id, LARGE[3])
+    one, other = (pair.call(replica, "QueryLattice", asked) for replica in (0, 1))
+    assert one.results[0].state == other.results[0].state
+    second = pair.upload(0, embeddings(50, 4))
+    done = id_of(second.operation)
+    wait_for(lambda: pair.state(done)[0] == "done", "the next building has ended", 60)
+    assert pair.state(operation_id) == ("done", 2)
+    assert pair.query(receipts) == [(before + 2,)]  # one for each lattice
 
 
 def test_a_server_that_ends_gives_its_build_to_the_other(pair: Pair) -> None:

@@ -111,48 +111,6 @@ def test_what_is_answered_is_what_is_signed_and_logged(operator: Client) -> None
         assert checked["valid"], checked
 
 
-def test_a_receipt_is_true_of_its_inputs_and_of_no_others(operator: Client) -> None:
-    made = created(operator)
-    lattice_id = made.lattice.lattice_id
-    result = queried(operator, lattice_id, detail=L.LATTICE_DETAIL_FULL).results[0]
-    chain = L.ScoreChainRequest(
-        lattice_id=lattice_id, query=QUERY.tobytes(), chain={"nodes": [0, 5, 9]}
-    )
-    scored = operator.lattices.ScoreChain(chain, timeout=30)
-
-    def verified(receipt: Any, query: Any) -> Any:
-        request = L.VerifyLatticeReceiptRequest(
-            lattice_id=lattice_id, receipt_id=receipt.receipt_id, query=query
-        )
-        return operator.lattices.VerifyLatticeReceipt(request, timeout=30)
-
-    for receipt, query in (
-        (made.receipt, b""),
-        (result.receipt, QUERY.tobytes()),
-        (scored.receipt, QUERY.tobytes()),
-    ):
-        found = verified(receipt, query)
-        assert found.valid, found.errors
-    other = verified(result.receipt, ANCHORS[7].tobytes())
-    assert not other.valid
-    assert any("inputs.query" in error for error in other.errors)
-    assert not verified(result.receipt, b"").valid  # nothing was compared
-    # The lattice has changed since: the receipt tells of another.
-    change = L.UpsertAnchorsRequest(
-        lattice_id=lattice_id, indices=[3], anchors=ANCHORS[4:5].tobytes()
-    )
-    operator.lattices.UpsertAnchors(change, timeout=30)
-    changed = verified(result.receipt, QUERY.tobytes())
-    assert not changed.valid
-    assert any("inputs.anchors" in error for error in changed.errors)
-    foreign = created(operator).lattice.lattice_id
-    request = L.VerifyLatticeReceiptRequest(
-        lattice_id=foreign, receipt_id=result.receipt.receipt_id, query=QUERY.tobytes()
-    )
-    refusal = refused_by_grpc(operator, RPCS["VerifyLatticeReceipt"], request)
-    assert (refusal.code, refusal.fields) == (INVALID, ("receipt_id",))
-
-
 def test_changes_give_the_lattice_that_a_new_one_would_be(operator: Client) -> None:
     gates = np.linspace(0.2, 1.0, COUNT, dtype="<f4")
     lattice_id = created(
@@ -195,6 +153,31 @@ def test_changes_give_the_lattice_that_a_new_one_would_be(operator: Client) -> N
         L.CompareLatticesRequest(lattice_id=base, other_lattice_id=fresh.lattice_id), timeout=30
     )
     assert [each.input for each in differing.differences] == ["anchors", "chain", "gates", "graph"]
+
+
+def test_a_comparison_tells_each_parameter_that_differs_and_leaves_no_receipt(
+    operator: Client,
+) -> None:
+    one = created(operator, parameters={"neighbors": 5}).lattice.lattice_id
+    other = created(
+        operator, parameters={"neighbors": 5, "row_cap": 2.5, "query_weight": 3.0}
+    ).lattice.lattice_id
+    newest = operator.rest.get("/v1/receipts", params={"pageSize": 1}).json()["receipts"]
+    request = L.CompareLatticesRequest(lattice_id=one, other_lattice_id=other)
+    compared = operator.lattices.CompareLattices(request, timeout=30)
+    found = {each.input: (each.one, each.other) for each in compared.differences}
+    assert not compared.equal
+    # Every edge is within the cap or not: the graph may be another one, too.
+    assert found.keys() - {"graph"} == {
+        "parameters",
+        "parameters.row_cap",
+        "parameters.query_weight",
+    }
+    assert found["parameters.row_cap"] == ("", "2.5")
+    assert found["parameters.query_weight"] == ("4.0", "3.0")
+    assert len(found["parameters"][0]) == 64
+    again = operator.rest.get("/v1/receipts", params={"pageSize": 1}).json()["receipts"]
+    assert again == newest
 
 
 def test_gates_stay_within_their_range_and_fade_from_the_query(operator: Client) -> None:

@@ -77,8 +77,8 @@ def _stored_evidence(engine: Engine) -> StoredEvidence:
     store = PostgresLatticeStore(engine)
     ready = ReadyLattices(
         store=store,
-        heavy=HeavyWork(1),
-        asking=HeavyWork(1),
+        heavy=HeavyWork(1, 8),
+        asking=HeavyWork(1, 8),
         cache_bytes=1 << 20,
         software="tests",
     )
@@ -114,7 +114,7 @@ class Replica:
             keyring=keyring,
             policies=shelf,
             tokens=self.tokens,
-            grounding=Grounding(_stored_evidence(engine)),
+            grounding=Grounding(_stored_evidence(engine), HeavyWork(2, 8)),
             clock=clock,
             chance=chance,
         )

@@ -326,6 +326,11 @@ def lattice_request(name: str, **fields: Any) -> Any:
         "VerifyLatticeReceipt": {
             "receipt_id": UNKNOWN_IDS["receipt_id"],
             "query": numbers(1),
+            "dimension": LATTICE_DIMENSION,
+            "anchors": numbers(12),
+            "gates": np.linspace(0.5, 1.0, 12, dtype="<f4").tobytes(),
+            "chain": {"nodes": [0, 1, 2]},
+            "parameters": {"neighbors": 3},
         },
     }
     return RPCS[name].request_class(**(complete.get(name, {}) | fields))

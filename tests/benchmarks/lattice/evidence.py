@@ -82,6 +82,12 @@ def _of_collection(
         "roc": _curves(table[held_out & natural], kinds[held_out & natural]),
         "calibrated": _calibrated(table[natural], kinds[natural], held_out[natural]),
         "contradiction": contradiction(texts, cache, actions),
+        # What all of this is computed from: of each held-out case its kind and its scores.
+        "scores": list(SCORES),
+        "rows": [
+            [kind, *np.round(row, 4).tolist()]
+            for kind, row in zip(kinds[held_out].tolist(), table[held_out], strict=True)
+        ],
     }
 
 

@@ -1,4 +1,4 @@
-"""Four plots of one report, each in a PNG file beside the JSON."""
+"""Five plots of one report, each in a PNG file beside the JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +17,14 @@ def plot(report: Figures, json_file: Path) -> list[Path]:
         "scale": _scale,
         "ranking": _ranking,
         "grounding": _grounding,
+        "outcomes": _outcomes,
     }
     files = []
     for name, make in makers.items():
-        if report.get(name):
+        # Without texts there are parts without rows.
+        figures = report.get(name)
+        rows = figures.get("predicted", figures) if isinstance(figures, dict) else figures
+        if rows:
             file = json_file.with_name(f"{json_file.stem}-{name}.png")
             make(report[name]).savefig(file, format="png", dpi=120)
             files.append(file)
@@ -110,4 +114,28 @@ def _grounding(collections: Sequence[Figures]) -> Figure:
         right.set_ylabel("grounded")
         right.set_title(f"{each['set']}: calibration", fontsize=9)
         right.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def _outcomes(report: Figures) -> Figure:
+    """Predictions against what came to pass, and how often the interval holds the truth."""
+    figure, (left, right) = _figure(2)
+    for row in report["predicted"]:
+        predicted, observed, _cases = zip(*row["bins"], strict=True)
+        name = f"{row['set']}, {row['outcomes_known']:.0%} known, ECE {row['ece']:.3f}"
+        left.plot(predicted, observed, "o-", label=name)
+    left.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    left.set_xlabel("predicted risk")
+    left.set_ylabel("bad outcomes")
+    left.legend(frameon=False, fontsize=6)
+    rows = report["coverage"]
+    right.barh(range(len(rows)), [row["coverage"] for row in rows])
+    names = [
+        f"{row['set']}, {row['probability']}, {row['evidence']}, {row['outcomes_known']:.0%}"
+        for row in rows
+    ]
+    right.set_yticks(range(len(rows)), names, fontsize=5)
+    for nominal in {row["nominal"] for row in rows}:
+        right.axvline(nominal, color="black", linewidth=0.8)
+    right.set_xlabel("intervals that hold the probability")
     return figure

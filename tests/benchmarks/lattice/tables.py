@@ -169,22 +169,33 @@ def _grounding(collections: Sequence[Figures]) -> str:
     )
 
 
-def _outcomes(rows: Sequence[Figures]) -> str:
-    header = ["outcomes known", "AUROC", "Brier", "ECE", "base rate", "mean width of the interval"]
-    return _table(
-        header,
+def _outcomes(report: Figures) -> str:
+    header = ["set, outcomes known", "calibrated", "AUROC", "Brier", "ECE", "base rate"]
+    predicted = [
         [
-            [
-                f"{row['outcomes_known']:.0%}",
-                _interval(row["auroc"]),
-                row["brier"],
-                row["ece"],
-                row["base_rate"],
-                row["mean_interval_width"],
-            ]
-            for row in rows
-        ],
-    )
+            f"{row['set']}, {row['outcomes_known']:.0%}",
+            f"{row['calibrated']:.0%}",
+            _interval(row["auroc"]),
+            row["brier"],
+            row["ece"],
+            row["base_rate"],
+            row["mean_interval_width"],
+        ]
+        for row in report["predicted"]
+    ]
+    held = ["90 % interval", "probability", "holds it", "lies below it", "mean width", "error"]
+    coverage = [
+        [
+            f"{row['set']}, {row['evidence']} items, {row['outcomes_known']:.0%} known",
+            row["probability"],
+            row["coverage"],
+            row["above_the_interval"],
+            row["mean_interval_width"],
+            row["mean_error"],
+        ]
+        for row in report["coverage"]
+    ]
+    return f"{_table([*header, 'mean width'], predicted)}\n{_table(held, coverage)}"
 
 
 def _contention(rows: Sequence[Figures]) -> str:

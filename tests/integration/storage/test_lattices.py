@@ -196,6 +196,24 @@ def test_the_sweep_takes_what_is_old_and_not_current(
     assert chunks(database_url) == 3  # the shared one, the current one's own, the fresh one
 
 
+def test_sweeps_at_once_leave_no_chunk_that_both_their_generations_had(
+    store: PostgresLatticeStore, database_url: str
+) -> None:
+    for _ in range(2):
+        written(store, make_lattice(), b"same" * 9, b"also" * 5)
+    age(database_url)
+    with psycopg.connect(database_url) as one:
+        sweep = b"SELECT oars_sweep_lattices(3600, 200)"
+        assert one.execute(sweep).fetchone() == (2,)
+        other = threading.Thread(target=swept, args=(store,))
+        other.start()  # of the other generation, while the first is not committed
+        other.join(1)
+    other.join(10)
+    assert not other.is_alive()
+    swept(store)
+    assert chunks(database_url) == 0
+
+
 def test_a_swept_generation_takes_no_more_parts(
     store: PostgresLatticeStore, database_url: str
 ) -> None:

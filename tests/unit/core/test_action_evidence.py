@@ -16,16 +16,17 @@ from oars_grpc.core.action_evidence import (
     INLINE,
     SCORES_PER_UNIT,
     ActionEvidence,
+    AnchorOutcome,
     EvidenceAssessment,
     EvidenceDetail,
     EvidenceItem,
     assessment_from_json,
-    evidence_limits,
     listed_items,
 )
 from oars_grpc.core.canonical import is_restricted, sha256_hex
 from oars_grpc.core.decision import PolicyReference, decide
 from oars_grpc.core.display import approval_display
+from oars_grpc.core.evidence_limits import evidence_limits
 from oars_grpc.core.evidence_scoring import (
     LatticeEvidence,
     assess_inline,
@@ -128,8 +129,13 @@ def test_the_statement_round_trips_and_is_under_its_own_digest() -> None:
         with pytest.raises(ValueError, match="does not have its digest"):
             assessment_from_json(changed)
     # What was scored by other definitions is read as it was scored.
-    later = replace(found, definition=2)
+    later = replace(found, definition=3)
     assert assessment_from_json(later.to_json()) == replace(later, detail=None)
+    # The first said nothing of calibration, for there was none.
+    assert found.risk is not None
+    first = replace(found, definition=1, risk=replace(found.risk, calibrated_by=None))
+    assert "calibratedBy" not in first.to_json()["risk"]
+    assert assessment_from_json(first.to_json()) == replace(first, detail=None)
     with pytest.raises(KeyError):
         assessment_from_json({"coherence": "0.5"})
 
@@ -209,10 +215,11 @@ def test_the_most_evidence_fits_the_receipts() -> None:
 
 def test_people_may_send_more_than_programs() -> None:
     agent, admin = evidence_limits(Role.AGENT), evidence_limits(Role.ADMIN)
-    assert (agent.items, agent.dimension) == (128, 2048)
+    assert (agent.items, agent.dimension, agent.outcomes) == (128, 2048, 1024)
     assert agent == evidence_limits(Role.GATEWAY)
     assert admin.items > agent.items
     assert admin.bytes > agent.bytes
+    assert admin.outcomes > agent.outcomes
 
 
 @pytest.mark.parametrize(
@@ -261,3 +268,72 @@ def test_a_lattice_of_another_dimension_is_refused() -> None:
     with pytest.raises(FailedPrecondition) as refused:
         assess_lattice(asked, lattice((1.0, 0.0, 0.0)))
     assert refused.value.reason == "EVIDENCE_DIMENSION"
+
+
+ROWS = ((1.0, 0.1, 0.0), (1.0, 0.0, 0.2), (0.0, 1.0, 0.0))
+
+
+def outcome(index: int, adverse: int) -> AnchorOutcome:
+    return AnchorOutcome(index, sha256_hex(packed(*ROWS[index])), adverse)
+
+
+def test_outcomes_of_anchors_are_scored_as_those_of_items_would_be() -> None:
+    known = (outcome(1, SCORES_PER_UNIT), outcome(0, 0))
+    asked = ActionEvidence(packed(1, 0, 0), lattice_id="lat_1", outcomes=known)
+    found = assess_lattice(asked, lattice(*ROWS, gates=(1, 0.5, 1)))
+    adverse = (0, SCORES_PER_UNIT, None)
+    inline = assess_inline(
+        ActionEvidence(
+            packed(1, 0, 0),
+            tuple(
+                item(str(at), *row, trust=(10**6, 5 * 10**5, 10**6)[at], adverse=adverse[at])
+                for at, row in enumerate(ROWS)
+            ),
+        )
+    )
+    assert found.risk == inline.risk
+    assert found.risk is not None
+    assert found.facts() == inline.facts()
+    assert [(each.item_id, each.reason) for each in found.against] == [("1", "adverse")]
+    assert found.detail is not None
+    listed = listed_items(found.detail)["evidenceItems"]
+    assert listed == [known[1].to_json(), known[0].to_json()]  # by index
+    without = assess_lattice(replace(asked, outcomes=()), lattice(*ROWS, gates=(1, 0.5, 1)))
+    assert without.risk is None
+    assert without.digest != found.digest
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [(outcome(0, 1),), (outcome(1, 0),), (), (outcome(0, 0), outcome(1, 0))],
+)
+def test_outcomes_of_anchors_are_under_the_digest(changed: tuple[AnchorOutcome, ...]) -> None:
+    asked = ActionEvidence(packed(1, 0, 0), lattice_id="lat_1", outcomes=(outcome(0, 0),))
+    other = assess_lattice(replace(asked, outcomes=changed), lattice(*ROWS))
+    found = assess_lattice(asked, lattice(*ROWS))
+    assert found.digest != other.digest
+    listed = [{"index": 0, "digest": sha256_hex(packed(*ROWS[0])), "adverse": 0}]
+    whole: dict[str, Any] = {
+        "latticeId": "lat_1",
+        "latticeDigest": "d" * 64,
+        "outcomes": listed,
+        "actionEmbeddingDigest": hashlib.sha256(asked.action_embedding).hexdigest(),
+    }
+    assert found.digest == hashlib.sha256(rfc8785.dumps(whole)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(outcome(2, 0), index=3),
+        replace(outcome(2, 0), index=2**31 - 1),
+        # What stood there before an anchor was removed.
+        replace(outcome(2, 0), index=1),
+        replace(outcome(2, 0), content_digest="0" * 64),
+    ],
+)
+def test_an_outcome_of_another_anchor_than_is_meant_is_refused(wrong: AnchorOutcome) -> None:
+    asked = ActionEvidence(packed(1, 0, 0), lattice_id="lat_1", outcomes=(outcome(0, 0), wrong))
+    with pytest.raises(FailedPrecondition, match=f"anchor {wrong.index} of") as refused:
+        assess_lattice(asked, lattice(*ROWS))
+    assert refused.value.reason == "EVIDENCE_ANCHOR"

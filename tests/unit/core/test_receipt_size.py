@@ -70,7 +70,7 @@ def largest_evidence() -> EvidenceAssessment:
         conflict=most,
         novelty=most,
         p_value=most,
-        risk=EvidenceRisk(most, most, most, most, 256 * most, 256),
+        risk=EvidenceRisk(most, most, most, most, 256 * most, 256, 256),
         against=(AgainstItem("i" * 128, "f" * 64, "adverse", most),) * MAXIMUM_AGAINST,
         detail=EvidenceDetail((), {}),
     )

@@ -44,7 +44,7 @@ def never() -> Kept:
 
 
 def test_only_so_many_compute_at_a_time() -> None:
-    heavy, lock = HeavyWork(2), threading.Lock()
+    heavy, lock = HeavyWork(2, 8), threading.Lock()
     now, most = 0, 0
 
     def compute() -> None:
@@ -66,7 +66,7 @@ def test_only_so_many_compute_at_a_time() -> None:
 
 
 def test_who_waits_for_a_place_leaves_when_its_call_ends() -> None:
-    heavy, ended = HeavyWork(1), Ended()
+    heavy, ended = HeavyWork(1, 32), Ended()
     failed = threading.Event()
 
     def wait() -> None:
@@ -85,7 +85,7 @@ def test_who_waits_for_a_place_leaves_when_its_call_ends() -> None:
 
 
 def test_too_many_are_refused_at_once() -> None:
-    heavy, ended = HeavyWork(1), Ended()
+    heavy, ended = HeavyWork(1, 32), Ended()
 
     def wait() -> None:
         with pytest.raises(DeadlineExceeded), heavy.place(ended):
@@ -103,6 +103,30 @@ def test_too_many_are_refused_at_once() -> None:
         for thread in threads:
             thread.join(10)
     assert caught.value.retry_after_ms
+    with heavy.place(going_on):  # the room is free again
+        pass
+
+
+def test_there_is_room_for_who_finds_a_place_whoever_else_waits() -> None:
+    heavy, ended = HeavyWork(1, 1, 250), Ended()
+
+    def wait() -> None:
+        with pytest.raises(DeadlineExceeded), heavy.place(ended):
+            raise AssertionError("there was no place")
+
+    heavy._waiting.acquire()  # as many wait as may
+    with heavy.place(going_on):  # who need not wait needs no room for it
+        with pytest.raises(ResourceExhausted) as caught, heavy.place(going_on):
+            raise AssertionError("there was no place")
+        assert caught.value.retry_after_ms == 250
+        heavy._waiting.release()
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        ended.told.set()
+        waiting.join(10)
+        assert not waiting.is_alive()
+    with pytest.raises(DeadlineExceeded), heavy.place(ended):  # nothing is done for who has left
+        raise AssertionError("its call had ended")
 
 
 def test_what_is_kept_is_not_made_again_and_the_oldest_goes_first() -> None:

@@ -86,8 +86,9 @@ class ActionEvidence(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     LATTICE_ID_FIELD_NUMBER: _builtins.int
     ACTION_EMBEDDING_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     lattice_id: _builtins.str
-    """A lattice of the same tenant; its gates are the trust in its anchors."""
+    """A lattice of the same tenant; its gates are the trust in its anchors. It stores no outcomes."""
     action_embedding: _builtins.bytes
     """The action's own embedding, by the same model as the evidence. Required."""
     @_builtins.property
@@ -96,20 +97,61 @@ class ActionEvidence(_message.Message):
         and admins 256, 4,096 and 768 KiB. Their order means nothing.
         """
 
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnchorOutcome]:
+        """Only with a lattice: what is known of its anchors, at most 1,024 of them; of operators and admins
+        4,096. Their order means nothing.
+        """
+
     def __init__(
         self,
         *,
         items: _abc.Iterable[Global___EvidenceItem] | None = ...,
         lattice_id: _builtins.str = ...,
         action_embedding: _builtins.bytes = ...,
+        outcomes: _abc.Iterable[Global___AnchorOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_embedding", b"action_embedding", "items", b"items", "lattice_id", b"lattice_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_embedding", b"action_embedding", "items", b"items", "lattice_id", b"lattice_id", "outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActionEvidence: _TypeAlias = ActionEvidence  # noqa: Y015
+
+@_typing.final
+class AnchorOutcome(_message.Message):
+    """What is known of one anchor of a lattice: an outcome is the caller's word, not the lattice's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ADVERSE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """The anchor's index, each at most once."""
+    digest: _builtins.str
+    """SHA-256 (hex) of the anchor as it is stored: its packed single precision numbers, each -0 as 0.
+    Required: indices move when anchors are removed, and an outcome must not move to another anchor.
+    """
+    adverse: _builtins.float
+    """0 good or for the action, 1 bad or against it. Required."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        adverse: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adverse", b"_adverse", "adverse", b"adverse"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adverse", b"_adverse", "adverse", b"adverse", "digest", b"digest", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adverse: _TypeAlias = _typing.Literal["adverse"]  # noqa: Y015
+    _WhichOneofArgType__adverse: _TypeAlias = _typing.Literal["_adverse", b"_adverse"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adverse) -> _WhichOneofReturnType__adverse | None: ...
+
+Global___AnchorOutcome: _TypeAlias = AnchorOutcome  # noqa: Y015
 
 @_typing.final
 class AgainstItem(_message.Message):
@@ -159,6 +201,7 @@ class EvidenceRisk(_message.Message):
     DISAGREEMENT_FIELD_NUMBER: _builtins.int
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    CALIBRATED_BY_FIELD_NUMBER: _builtins.int
     estimate: _builtins.float
     """The estimate, the fact `evidence.risk`."""
     low: _builtins.float
@@ -170,7 +213,9 @@ class EvidenceRisk(_message.Message):
     observations: _builtins.float
     """What the estimate rests on besides its prior, which counts as one observation."""
     outcomes: _builtins.int
-    """How many items have an outcome that is known."""
+    """How many of the items used have an outcome that is known."""
+    calibrated_by: _builtins.int
+    """How many of those outcomes calibrated the estimate; 0 where they were too few for that."""
     def __init__(
         self,
         *,
@@ -180,10 +225,11 @@ class EvidenceRisk(_message.Message):
         disagreement: _builtins.float = ...,
         observations: _builtins.float = ...,
         outcomes: _builtins.int = ...,
+        calibrated_by: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disagreement", b"disagreement", "estimate", b"estimate", "high", b"high", "low", b"low", "observations", b"observations", "outcomes", b"outcomes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrated_by", b"calibrated_by", "disagreement", b"disagreement", "estimate", b"estimate", "high", b"high", "low", b"low", "observations", b"observations", "outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

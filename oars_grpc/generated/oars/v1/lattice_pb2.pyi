@@ -1521,9 +1521,11 @@ class LatticeDifference(_message.Message):
     ONE_FIELD_NUMBER: _builtins.int
     OTHER_FIELD_NUMBER: _builtins.int
     input: _builtins.str
-    """The input: `anchors`, `gates`, `chain`, `parameters`, `graph`, `software`."""
+    """The input: `anchors`, `gates`, `chain`, `graph`, `parameters`; and each parameter that differs,
+    such as `parameters.neighbors`.
+    """
     one: _builtins.str
-    """What the one has: a digest, or a value."""
+    """What the one has: a digest, or a parameter's value, empty where it has none."""
     other: _builtins.str
     """What the other has."""
     def __init__(
@@ -1579,14 +1581,37 @@ class VerifyLatticeReceiptRequest(_message.Message):
     LATTICE_ID_FIELD_NUMBER: _builtins.int
     RECEIPT_ID_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    ANCHORS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant; may be left out."""
     lattice_id: _builtins.str
-    """The lattice that the receipt is about."""
+    """The lattice that the receipt is about. May be left out, and is for a receipt of SettleOnce or of
+    a lattice that was deleted: then the inputs have to be supplied, or nothing is compared.
+    """
     receipt_id: _builtins.str
     """The receipt, as the tenant's log has it. Required."""
     query: _builtins.bytes
     """The query that was asked, where the receipt is of one."""
+    dimension: _builtins.int
+    """How many numbers each of the anchors supplied has."""
+    anchors: _builtins.bytes
+    """The anchors, row after row; up to 720,896 bytes. With them, they and the fields below are
+    compared rather than the stored lattice; edges and their weights are made from them anew.
+    """
+    gates: _builtins.bytes
+    """The gates, empty where there were none; only with anchors."""
+    @_builtins.property
+    def parameters(self) -> Global___LatticeParameters:
+        """What it was settled with; only with anchors."""
+
+    @_builtins.property
+    def chain(self) -> Global___LatticeChain:
+        """The chain, where there was one; only with anchors."""
+
     def __init__(
         self,
         *,
@@ -1594,10 +1619,15 @@ class VerifyLatticeReceiptRequest(_message.Message):
         lattice_id: _builtins.str = ...,
         receipt_id: _builtins.str = ...,
         query: _builtins.bytes = ...,
+        dimension: _builtins.int = ...,
+        anchors: _builtins.bytes = ...,
+        parameters: Global___LatticeParameters | None = ...,
+        gates: _builtins.bytes = ...,
+        chain: Global___LatticeChain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lattice_id", b"lattice_id", "query", b"query", "receipt_id", b"receipt_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchors", b"anchors", "chain", b"chain", "dimension", b"dimension", "gates", b"gates", "lattice_id", b"lattice_id", "parameters", b"parameters", "query", b"query", "receipt_id", b"receipt_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1612,11 +1642,20 @@ class VerifyLatticeReceiptResponse(_message.Message):
     VALID_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    RECEIPT_VALID_FIELD_NUMBER: _builtins.int
     valid: _builtins.bool
-    """Whether the receipt verifies as such and its statement follows from the inputs."""
+    """Whether the receipt verifies as such and its statement follows from the inputs: `statement` was
+    checked, which takes all inputs, and no check failed.
+    """
+    receipt_valid: _builtins.bool
+    """Whether the receipt verifies as any other does: all that is known where no inputs were compared."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[_receipt_pb2.Check]:
-        """What was checked, one by one."""
+        """What was checked, one by one: after those of any receipt `inputs.anchors`, `inputs.edges` (with
+        their weights), `inputs.gates`, `inputs.chain`, `inputs.parameters` and, where one was asked,
+        `inputs.query`; `inputs.lattice` (their digest together), `software`, of a scored chain `judged`,
+        and `statement`, which stands for all other numbers.
+        """
 
     @_builtins.property
     def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1628,10 +1667,11 @@ class VerifyLatticeReceiptResponse(_message.Message):
         valid: _builtins.bool = ...,
         checks: _abc.Iterable[_receipt_pb2.Check] | None = ...,
         errors: _abc.Iterable[_builtins.str] | None = ...,
+        receipt_valid: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "errors", b"errors", "valid", b"valid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "errors", b"errors", "receipt_valid", b"receipt_valid", "valid", b"valid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class LatticeServiceStub:
     """Settles, stores and asks lattices of embeddings. Arrays of numbers are `bytes`: little-endian IEEE
-    754 single precision, row after row, in JSON as base64. Every result leaves a signed receipt in
-    the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
+    754 single precision, row after row, in JSON as base64. Every change and every result computed leaves
+    a signed receipt in the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
     operation of `google.longrunning.Operations`, named `operations/{operation_id}`.
 
     What one caller may ask for depends on its role: anchors, dimension, neighbors, iterations, bytes
@@ -110,8 +110,8 @@ class LatticeServiceStub:
 
 class LatticeServiceServicer:
     """Settles, stores and asks lattices of embeddings. Arrays of numbers are `bytes`: little-endian IEEE
-    754 single precision, row after row, in JSON as base64. Every result leaves a signed receipt in
-    the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
+    754 single precision, row after row, in JSON as base64. Every change and every result computed leaves
+    a signed receipt in the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
     operation of `google.longrunning.Operations`, named `operations/{operation_id}`.
 
     What one caller may ask for depends on its role: anchors, dimension, neighbors, iterations, bytes
@@ -200,15 +200,18 @@ class LatticeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompareLattices(self, request, context):
-        """Compares two lattices by their digests: which of their inputs differ.
+        """Compares two lattices by their digests: which of their inputs differ. Leaves no receipt: it reads
+        what the receipts of their last changes state, and whoever has those can compare them alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyLatticeReceipt(self, request, context):
-        """Verifies a lattice's receipt: as any receipt and, against the lattice as it is stored now and
-        the query, that its statement follows from these inputs.
+        """Verifies a lattice's receipt: as any receipt and, against inputs, that its statement follows from
+        them. Inputs are those supplied, or those of the lattice as it is stored now, and the query.
+        Without either, signature, key, chain and place in the log are all that is checked. Leaves no
+        receipt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -292,8 +295,8 @@ def add_LatticeServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LatticeService:
     """Settles, stores and asks lattices of embeddings. Arrays of numbers are `bytes`: little-endian IEEE
-    754 single precision, row after row, in JSON as base64. Every result leaves a signed receipt in
-    the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
+    754 single precision, row after row, in JSON as base64. Every change and every result computed leaves
+    a signed receipt in the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
     operation of `google.longrunning.Operations`, named `operations/{operation_id}`.
 
     What one caller may ask for depends on its role: anchors, dimension, neighbors, iterations, bytes

@@ -28,8 +28,8 @@ GRPC_VERSION: str
 
 class LatticeServiceStub:
     """Settles, stores and asks lattices of embeddings. Arrays of numbers are `bytes`: little-endian IEEE
-    754 single precision, row after row, in JSON as base64. Every result leaves a signed receipt in
-    the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
+    754 single precision, row after row, in JSON as base64. Every change and every result computed leaves
+    a signed receipt in the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
     operation of `google.longrunning.Operations`, named `operations/{operation_id}`.
 
     What one caller may ask for depends on its role: anchors, dimension, neighbors, iterations, bytes
@@ -70,17 +70,21 @@ class LatticeServiceStub:
     ComputeGates: _grpc.UnaryUnaryMultiCallable[_lattice_pb2.ComputeGatesRequest, _lattice_pb2.ComputeGatesResponse]
     """Computes gates by diffusion of a query's relevance over the graph."""
     CompareLattices: _grpc.UnaryUnaryMultiCallable[_lattice_pb2.CompareLatticesRequest, _lattice_pb2.CompareLatticesResponse]
-    """Compares two lattices by their digests: which of their inputs differ."""
+    """Compares two lattices by their digests: which of their inputs differ. Leaves no receipt: it reads
+    what the receipts of their last changes state, and whoever has those can compare them alone.
+    """
     VerifyLatticeReceipt: _grpc.UnaryUnaryMultiCallable[_lattice_pb2.VerifyLatticeReceiptRequest, _lattice_pb2.VerifyLatticeReceiptResponse]
-    """Verifies a lattice's receipt: as any receipt and, against the lattice as it is stored now and
-    the query, that its statement follows from these inputs.
+    """Verifies a lattice's receipt: as any receipt and, against inputs, that its statement follows from
+    them. Inputs are those supplied, or those of the lattice as it is stored now, and the query.
+    Without either, signature, key, chain and place in the log are all that is checked. Leaves no
+    receipt.
     """
 
 @_typing.type_check_only
 class LatticeServiceAsyncStub(LatticeServiceStub):
     """Settles, stores and asks lattices of embeddings. Arrays of numbers are `bytes`: little-endian IEEE
-    754 single precision, row after row, in JSON as base64. Every result leaves a signed receipt in
-    the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
+    754 single precision, row after row, in JSON as base64. Every change and every result computed leaves
+    a signed receipt in the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
     operation of `google.longrunning.Operations`, named `operations/{operation_id}`.
 
     What one caller may ask for depends on its role: anchors, dimension, neighbors, iterations, bytes
@@ -118,16 +122,20 @@ class LatticeServiceAsyncStub(LatticeServiceStub):
     ComputeGates: _aio.UnaryUnaryMultiCallable[_lattice_pb2.ComputeGatesRequest, _lattice_pb2.ComputeGatesResponse]  # type: ignore[assignment]
     """Computes gates by diffusion of a query's relevance over the graph."""
     CompareLattices: _aio.UnaryUnaryMultiCallable[_lattice_pb2.CompareLatticesRequest, _lattice_pb2.CompareLatticesResponse]  # type: ignore[assignment]
-    """Compares two lattices by their digests: which of their inputs differ."""
+    """Compares two lattices by their digests: which of their inputs differ. Leaves no receipt: it reads
+    what the receipts of their last changes state, and whoever has those can compare them alone.
+    """
     VerifyLatticeReceipt: _aio.UnaryUnaryMultiCallable[_lattice_pb2.VerifyLatticeReceiptRequest, _lattice_pb2.VerifyLatticeReceiptResponse]  # type: ignore[assignment]
-    """Verifies a lattice's receipt: as any receipt and, against the lattice as it is stored now and
-    the query, that its statement follows from these inputs.
+    """Verifies a lattice's receipt: as any receipt and, against inputs, that its statement follows from
+    them. Inputs are those supplied, or those of the lattice as it is stored now, and the query.
+    Without either, signature, key, chain and place in the log are all that is checked. Leaves no
+    receipt.
     """
 
 class LatticeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Settles, stores and asks lattices of embeddings. Arrays of numbers are `bytes`: little-endian IEEE
-    754 single precision, row after row, in JSON as base64. Every result leaves a signed receipt in
-    the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
+    754 single precision, row after row, in JSON as base64. Every change and every result computed leaves
+    a signed receipt in the tenant's log, of predicate `urn:oars:receipt:lattice:v1`. Building a large lattice is an
     operation of `google.longrunning.Operations`, named `operations/{operation_id}`.
 
     What one caller may ask for depends on its role: anchors, dimension, neighbors, iterations, bytes
@@ -235,7 +243,9 @@ class LatticeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lattice_pb2.CompareLatticesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lattice_pb2.CompareLatticesResponse, _abc.Awaitable[_lattice_pb2.CompareLatticesResponse]]:
-        """Compares two lattices by their digests: which of their inputs differ."""
+        """Compares two lattices by their digests: which of their inputs differ. Leaves no receipt: it reads
+        what the receipts of their last changes state, and whoever has those can compare them alone.
+        """
 
     @_abc_1.abstractmethod
     def VerifyLatticeReceipt(
@@ -243,8 +253,10 @@ class LatticeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lattice_pb2.VerifyLatticeReceiptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lattice_pb2.VerifyLatticeReceiptResponse, _abc.Awaitable[_lattice_pb2.VerifyLatticeReceiptResponse]]:
-        """Verifies a lattice's receipt: as any receipt and, against the lattice as it is stored now and
-        the query, that its statement follows from these inputs.
+        """Verifies a lattice's receipt: as any receipt and, against inputs, that its statement follows from
+        them. Inputs are those supplied, or those of the lattice as it is stored now, and the query.
+        Without either, signature, key, chain and place in the log are all that is checked. Leaves no
+        receipt.
         """
 
 def add_LatticeServiceServicer_to_server(servicer: LatticeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -96,9 +96,19 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 0;
     END IF;
+    -- Who sweeps another generation of the same chunks waits until this one's parts are gone: else
+    -- each would see the other's parts still, and both would leave the chunks to the other.
+    PERFORM FROM public.lattice_chunk AS c
+    WHERE c.tenant_id = stale.tenant_id AND c.digest IN (
+        SELECT p.digest FROM public.lattice_part AS p
+        WHERE p.tenant_id = stale.tenant_id AND p.generation = stale.generation
+        ORDER BY p.kind, p.position LIMIT batch
+    )
+    ORDER BY c.digest FOR UPDATE;
     WITH chosen AS (
         SELECT p.kind, p.position FROM public.lattice_part AS p
-        WHERE p.tenant_id = stale.tenant_id AND p.generation = stale.generation LIMIT batch
+        WHERE p.tenant_id = stale.tenant_id AND p.generation = stale.generation
+        ORDER BY p.kind, p.position LIMIT batch
     ), deleted AS (
         DELETE FROM public.lattice_part AS p USING chosen AS c
         WHERE p.tenant_id = stale.tenant_id AND p.generation = stale.generation
