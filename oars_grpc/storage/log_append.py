@@ -64,13 +64,25 @@ def lock_heads(session: Session, tenant_ids: Iterable[str]) -> dict[str, Head]:
     Raises:
         RuntimeError: a tenant has no log.
     """
+    locked = queue_lock(session, tenant_ids)
+    session.flush()
+    return locked()
+
+
+def queue_lock(session: Session, tenant_ids: Iterable[str]) -> Callable[[], dict[str, Head]]:
+    """As `lock_heads`, with the next flush; what it returns tells the heads after that."""
     wanted = sorted(set(tenant_ids))
-    heads = {
-        tenant_id: Head(Frontier.from_bytes(size, frontier), revision)
-        for tenant_id, size, revision, frontier in session.rows(_LOCK_HEADS, [texts(wanted)])
-    }
-    if len(heads) != len(wanted):
-        raise RuntimeError("a receipt belongs to a tenant without a log")
+    rows = session.queue_rows(_LOCK_HEADS, [texts(wanted)])
+
+    def heads() -> dict[str, Head]:
+        found = {
+            tenant_id: Head(Frontier.from_bytes(size, frontier), revision)
+            for tenant_id, size, revision, frontier in rows
+        }
+        if len(found) != len(wanted):
+            raise RuntimeError("a receipt belongs to a tenant without a log")
+        return found
+
     return heads
 
 
@@ -96,6 +108,7 @@ def append_event(
     sequence, digest = (0, "") if last is None else last
     receipt = compose(sequence + 1, digest)
     (row,) = append_rows(session, [log_row(receipt)], heads)
+    session.flush()  # what follows goes through SQLAlchemy, and must come after it
     return StoredReceipt(row["leaf_index"], receipt)
 
 
