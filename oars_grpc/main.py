@@ -10,7 +10,7 @@ from oars_grpc.assembly import Assembly, assemble
 from oars_grpc.background import build_in_background, run_in_background
 from oars_grpc.errors import ConfigurationError, FailedPrecondition, NotFound
 from oars_grpc.local.postgres import EmbeddedPostgres
-from oars_grpc.process import catch_signals, stay_on, wait_for_signal
+from oars_grpc.process import catch_signals, spare_collector, stay_on, wait_for_signal
 from oars_grpc.settings import Settings
 from oars_grpc.storage.engine import open_engine, ping
 from oars_grpc.storage.schema import migrate
@@ -47,6 +47,7 @@ def serve(settings: Settings) -> None:
     signals = catch_signals()
     with ExitStack() as stack:
         start(settings, stack)
+        spare_collector()
         wait_for_signal(signals)
         _log.info("draining", seconds=settings.drain_seconds)
 

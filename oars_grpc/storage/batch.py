@@ -4,16 +4,19 @@ A constant text is prepared once per connection, whatever the size of the batch;
 would be a new statement for every size.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
+from psycopg.pq.abc import PGresult
 from sqlalchemy import Column, Table
 
 from oars_grpc.storage.binary import Encode, array_of
 from oars_grpc.storage.prepared import Session, Statement, statement
 
 Row = Mapping[str, Any]
+_ValueOf = Callable[[Row], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Insert:
     """INSERT rows of all columns of a table."""
 
     statement: Statement
-    columns: tuple[tuple[str, Encode], ...]
+    columns: tuple[tuple[_ValueOf, Encode], ...]
 
     def write(self, session: Session, rows: Sequence[Row]) -> None:
         """Insert the rows; without any, nothing."""
@@ -30,7 +33,7 @@ class Insert:
 
     def parameters(self, rows: Sequence[Row]) -> list[bytes]:
         """The columns of the rows as arrays."""
-        return [encode([row[name] for row in rows]) for name, encode in self.columns]
+        return [encode(list(map(value_of, rows))) for value_of, encode in self.columns]
 
 
 def insert_into(table: Table, ending: str = "") -> Insert:
@@ -45,21 +48,25 @@ class Update:
     """UPDATE the rows that have the key and the version expected."""
 
     statement: Statement
-    columns: tuple[tuple[str, Encode], ...]
+    columns: tuple[tuple[_ValueOf, Encode], ...]
     versions: Encode
 
     def write(self, session: Session, rows: Sequence[tuple[Row, int]]) -> None:
         """Update rows, each of which is locked and given with the version that it must have.
 
-        Raises:
-            RuntimeError: one has another version.
+        The transaction fails with a RuntimeError if one has another version.
         """
         if not rows:
             return
-        parameters = [encode([row[name] for row, _ in rows]) for name, encode in self.columns]
+        changed = [row for row, _ in rows]
+        parameters = [encode(list(map(value_of, changed))) for value_of, encode in self.columns]
         parameters.append(self.versions([version for _, version in rows]))
-        if session.changed(self.statement, parameters) != len(rows):
-            raise RuntimeError("a locked row changed its version")
+
+        def check(result: PGresult) -> None:
+            if result.command_tuples != len(rows):
+                raise RuntimeError("a locked row changed its version")
+
+        session.execute(self.statement, parameters, check)
 
 
 def update_of(table: Table, changed: Sequence[str]) -> Update:
@@ -93,5 +100,5 @@ def _unnest(columns: Iterable[Column[Any]]) -> str:
     return f"unnest({', '.join(f'${at}::{kind}' for at, kind in enumerate(kinds, 1))})"
 
 
-def _encoders(columns: Iterable[Column[Any]]) -> tuple[tuple[str, Encode], ...]:
-    return tuple((column.name, array_of(column)[1]) for column in columns)
+def _encoders(columns: Iterable[Column[Any]]) -> tuple[tuple[_ValueOf, Encode], ...]:
+    return tuple((itemgetter(column.name), array_of(column)[1]) for column in columns)

@@ -24,6 +24,7 @@ COMMIT, and poll besides).
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from oars_grpc.core.approval import Approval
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
@@ -34,7 +35,7 @@ from oars_grpc.storage.batch import insert_into
 from oars_grpc.storage.binary import texts
 from oars_grpc.storage.codecs import outcome_of, outcome_row
 from oars_grpc.storage.commit_rows import PreparedChange, write_rows
-from oars_grpc.storage.log_append import Head, lock_heads
+from oars_grpc.storage.log_append import Head, queue_lock
 from oars_grpc.storage.pending_approvals import find_pending, pending_key
 from oars_grpc.storage.prepared import Session, Statement, statement
 from oars_grpc.storage.transaction import Collision
@@ -161,19 +162,22 @@ def apply_changes(session: Session, changes: Sequence[PreparedChange]) -> list[C
 def _lock(session: Session, changes: Sequence[Change]) -> _Locked:
     """Steps 1 and 2, for all rounds at once."""
     approvals = [change.approval for change in changes if change.approval is not None]
-    return _Locked(
-        # In this order: the arguments are evaluated one after the other.
-        actions=_locked_versions(session, _LOCK_ACTIONS, map(_action_key, changes)),
-        approvals=_locked_versions(session, _LOCK_APPROVALS, map(_approval_key, approvals)),
-        heads=lock_heads(session, map(_tenant_of, changes)),
-    )
+    # In this order, and in one round trip.
+    actions = _queue_versions(session, _LOCK_ACTIONS, map(_action_key, changes))
+    opened = _queue_versions(session, _LOCK_APPROVALS, map(_approval_key, approvals))
+    heads = queue_lock(session, map(_tenant_of, changes))
+    session.flush()
+    return _Locked(actions=_versions(actions), approvals=_versions(opened), heads=heads())
 
 
-def _locked_versions(session: Session, statement: Statement, keys: Iterable[Key]) -> dict[Key, int]:
+def _queue_versions(
+    session: Session, statement: Statement, keys: Iterable[Key]
+) -> Sequence[tuple[Any, ...]]:
     wanted = sorted(set(keys))
-    if not wanted:
-        return {}
-    rows = session.rows(statement, _key_arrays(wanted))
+    return session.queue_rows(statement, _key_arrays(wanted)) if wanted else ()
+
+
+def _versions(rows: Sequence[tuple[Any, ...]]) -> dict[Key, int]:
     return {(tenant_id, thing_id): version for tenant_id, thing_id, version in rows}
 
 

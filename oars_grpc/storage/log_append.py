@@ -64,13 +64,25 @@ def lock_heads(session: Session, tenant_ids: Iterable[str]) -> dict[str, Head]:
     Raises:
         RuntimeError: a tenant has no log.
     """
+    locked = queue_lock(session, tenant_ids)
+    session.flush()
+    return locked()
+
+
+def queue_lock(session: Session, tenant_ids: Iterable[str]) -> Callable[[], dict[str, Head]]:
+    """As `lock_heads`, with the next flush; what it returns tells the heads after that."""
     wanted = sorted(set(tenant_ids))
-    heads = {
-        tenant_id: Head(Frontier.from_bytes(size, frontier), revision)
-        for tenant_id, size, revision, frontier in session.rows(_LOCK_HEADS, [texts(wanted)])
-    }
-    if len(heads) != len(wanted):
-        raise RuntimeError("a receipt belongs to a tenant without a log")
+    rows = session.queue_rows(_LOCK_HEADS, [texts(wanted)])
+
+    def heads() -> dict[str, Head]:
+        found = {
+            tenant_id: Head(Frontier.from_bytes(size, frontier), revision)
+            for tenant_id, size, revision, frontier in rows
+        }
+        if len(found) != len(wanted):
+            raise RuntimeError("a receipt belongs to a tenant without a log")
+        return found
+
     return heads
 
 
@@ -108,6 +120,7 @@ def append_events(
         sequence, digest = receipt.sequence, receipt.envelope.digest()
         receipts.append(receipt)
     rows = append_rows(session, [log_row(receipt) for receipt in receipts], heads)
+    session.flush()  # what follows goes through SQLAlchemy, and must come after it
     return [
         StoredReceipt(row["leaf_index"], receipt)
         for row, receipt in zip(rows, receipts, strict=True)

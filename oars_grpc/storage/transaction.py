@@ -168,17 +168,14 @@ def _once_prepared(engine: Engine, scope: str, work: Callable[[Session], Result]
     with _translated(), closing(engine.raw_connection()) as pooled:
         session = session_of(pooled)
         try:
-            try:
-                session.begin(scope)
-            except psycopg.Error as error:
-                if session.lost:
-                    engine.dispose()
-                    raise _DeadConnection from error
-                raise
+            session.begin(scope)
             result = work(session)
             session.commit()
         except psycopg.Error as error:
             if session.lost:
+                if session.untouched:
+                    engine.dispose()
+                    raise _DeadConnection from error
                 raise Unavailable(OUT_OF_REACH) from error
             _roll_back(pooled)
             raise

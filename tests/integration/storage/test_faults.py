@@ -5,7 +5,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,16 @@ from tests.support.factories import (
     make_outcome,
 )
 
-# tenants, actions, approvals, heads, pending, keys, growth, action, input, update, approval,
-# receipts, payloads: what the batch below executes before COMMIT.
-STATEMENTS = 14
+# begin, tenants, actions, approvals, heads, pending, keys, action, input, update, approval, growth,
+# receipts, payloads, rules, commit: what the batch below executes.
+STATEMENTS = 16
 
 
 class Faults:
-    """Kills the backend of a connection before the statement of a number."""
+    """Kills the backend of a connection before the statement of a number.
+
+    What was queued before it is sent and done first, so that the transaction is as far as that.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch, url: str) -> None:
         self.seen = 0
@@ -44,9 +47,9 @@ class Faults:
         self._url = url
         prepared = Session.execute
 
-        def execute(session: Session, statement: Statement, parameters: Sequence[bytes]) -> Any:
-            self._count(session.backend_pid)
-            return prepared(session, statement, parameters)
+        def execute(session: Session, statement: Statement, *arguments: Any) -> None:
+            self._count(session)
+            prepared(session, statement, *arguments)
 
         patch.setattr(Session, "execute", execute)
 
@@ -54,10 +57,11 @@ class Faults:
         """Count from here, and kill before the statement."""
         self.seen, self._statement = 0, statement
 
-    def _count(self, backend: int) -> None:
+    def _count(self, session: Session) -> None:
         self.seen += 1
         if self.seen == self._statement:
-            _terminate(backend, self._url)
+            session.flush()
+            _terminate(session.backend_pid, self._url)
 
 
 @pytest.fixture
@@ -160,10 +164,10 @@ def test_a_key_whose_outcome_is_purged_in_between_is_free_for_the_next_attempt(
     purged = []
     prepared = Session.execute
 
-    def purge(session: Session, statement: Statement, parameters: Sequence[bytes]) -> Any:
+    def purge(session: Session, statement: Statement, *arguments: Any) -> None:
         if statement.name == b"find outcomes":
             purged.append(PostgresUpkeepStore(engine).purge_outcomes(datetime.now(UTC), 10))
-        return prepared(session, statement, parameters)
+        prepared(session, statement, *arguments)
 
     monkeypatch.setattr(Session, "execute", purge)
     assert ledger.commit([make_change(outcome=make_outcome())]) == [Committed()]

@@ -53,3 +53,79 @@ def test_a_session_sees_the_tenants_of_its_transaction_only(engine: Engine) -> N
     for tenants in (["acme"], ["acme", "globex"], []):
         rows = write_prepared(engine, tenants, lambda session: session.rows(seen, []))
         assert [row[0] for row in rows] == tenants
+
+
+ECHO = statement("echo blobs", "SELECT * FROM unnest($1::bytea[])")
+MOVE = statement("move", "UPDATE log_head SET publication = publication + 1 WHERE tenant_id = $1")
+FAULT = statement("fault in between", "SELECT 1 / $1::bigint")
+ZERO = (0).to_bytes(8, "big")
+
+
+def _publication(engine: Engine) -> int:
+    seen = statement("publication", "SELECT publication FROM log_head WHERE tenant_id = 'acme'")
+    ((found,),) = write_prepared(engine, ["acme"], lambda session: session.rows(seen, []))
+    assert isinstance(found, int)
+    return found
+
+
+def test_answers_and_questions_larger_than_any_buffer_travel_at_once(engine: Engine) -> None:
+    # Neither side may wait for the other to read: the server answers before it was asked all.
+    values = [bytes([number]) * 2_000_000 for number in range(8)]
+
+    def work(session: Session) -> list[list[tuple[Any, ...]]]:
+        asked = [session.queue_rows(ECHO, [blobs([value])]) for value in values]
+        session.flush()
+        return asked
+
+    assert write_prepared(engine, ["acme"], work) == [[(value,)] for value in values]
+
+
+def test_what_is_queued_behind_a_fault_is_not_done_and_nothing_is_committed(
+    engine: Engine,
+) -> None:
+    before = _publication(engine)
+
+    def work(session: Session) -> None:
+        session.execute(MOVE, [b"acme"])
+        session.execute(FAULT, [ZERO])
+        session.execute(MOVE, [b"acme"])
+
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        write_prepared(engine, ["acme"], work)
+    assert _publication(engine) == before  # on the same connection, which is good
+
+
+def test_an_answer_is_checked_before_the_commit_and_not_after(engine: Engine) -> None:
+    before = _publication(engine)
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("not this")
+
+    with pytest.raises(RuntimeError, match=r"^not this$"):
+        write_prepared(engine, ["acme"], lambda session: session.execute(MOVE, [b"acme"], refuse))
+    assert _publication(engine) == before
+    write_prepared(engine, ["acme"], lambda session: session.execute(MOVE, [b"acme"]))
+    assert _publication(engine) == before + 1
+
+
+def test_a_connection_that_was_left_in_the_middle_is_never_used_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends = []
+    communicate = Session._next_result
+
+    def interrupted(session: Session, *arguments: Any) -> Any:
+        if session.backend_pid not in backends:
+            backends.append(session.backend_pid)
+            raise KeyboardInterrupt
+        return communicate(session, *arguments)
+
+    before = _publication(engine)
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_next_result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_prepared(engine, ["acme"], lambda session: session.execute(MOVE, [b"acme"]))
+    assert _publication(engine) in (before, before + 1)  # whoever interrupts a COMMIT cannot know
+    used = []
+    write_prepared(engine, ["acme"], lambda session: used.append(session.backend_pid))
+    assert used != backends

@@ -1,13 +1,15 @@
 """Reading YAML and JSON with places: what is taken, what is refused, and where it stands."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from oars_grpc.cli import policy_text
 from oars_grpc.cli.policy_json_text import read_json_text
 from oars_grpc.cli.policy_text import (
     MAX_BYTES,
@@ -119,10 +121,22 @@ def test_json_reads_what_python_reads(value: Any, indent: Any) -> None:
     assert read_json_text(text).plain() == json.loads(text)
 
 
+class _CoreSchemaDumper(yaml.SafeDumper):
+    """Quotes texts that are numbers in YAML 1.2's core schema too, and not in 1.1 only."""
+
+
+for tag, written in (("float", policy_text._NUMBER), ("int", policy_text._INTEGER)):
+    _CoreSchemaDumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{written.pattern})\Z"), list("-+.0123456789")
+    )
+
+
 @settings(max_examples=100, deadline=None)
 @given(any_json_values, st.booleans())
+@example(value={"0E0": None}, flow=False)
+@example(value=["08"], flow=True)
 def test_yaml_reads_what_was_written(value: Any, flow: bool) -> None:  # noqa: FBT001 - drawn
-    text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=False)
+    text = yaml.dump(value, Dumper=_CoreSchemaDumper, default_flow_style=flow, allow_unicode=False)
     if "!!" in text or "&id" in text:
         return  # such as binary text and shared values: refused
     loaded = yaml.safe_load(text)
