@@ -138,11 +138,11 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
                     raise
                 except Exception as error:  # noqa: BLE001 - the guard: nothing passes it
                     self._refuse(rpc, context, error)
-                # Sent only now: headers sent before the outcome is known make Envoy unable to
-                # retry the call.
-                context.send_initial_metadata(
-                    ((request_metadata.REQUEST_ID, rpc.request_id), *headers)
-                )
+                # A trailer, which leaves with the answer: headers cost a message of their own. So
+                # only where there are any; and only now, for Envoy cannot retry a call after them.
+                context.set_trailing_metadata(((request_metadata.REQUEST_ID, rpc.request_id),))
+                if headers:
+                    context.send_initial_metadata(tuple(headers))
                 rpc.end(grpc.StatusCode.OK)
                 return response
 
