@@ -61,9 +61,6 @@ def _read_outcomes(
     reader: Reader, message: action_evidence_pb2.ActionEvidence, field: str, limits: EvidenceLimits
 ) -> tuple[AnchorOutcome, ...]:
     given = message.outcomes
-    if given and not message.lattice_id:
-        reader.wrong(field, "may only come with a lattice_id; items have their own `adverse`")
-        return ()
     if len(given) > limits.outcomes:
         reader.wrong(field, f"has {len(given)} entries; at most {limits.outcomes} are accepted")
         return ()
@@ -80,6 +77,8 @@ def _read_outcomes(
             reader.wrong(f"{place}.adverse", "is required")
         adverse = _share(reader, each.adverse, f"{place}.adverse")
         outcomes[each.index] = AnchorOutcome(each.index, each.digest, adverse)
+    if given and not message.lattice_id and reader.sound:
+        reader.wrong(field, "may only come with a lattice_id; items have their own `adverse`")
     return tuple(outcomes.values())
 
 
