@@ -73,7 +73,7 @@ def _read_outcomes(
             reader.wrong(f"{place}.index", "is that of another outcome, too")
         if not _DIGEST.fullmatch(each.digest):
             reader.wrong(f"{place}.digest", "must be 64 lower-case hexadecimal digits")
-        if not each.HasField("adverse"):
+        elif not each.HasField("adverse"):
             reader.wrong(f"{place}.adverse", "is required")
         adverse = _share(reader, each.adverse, f"{place}.adverse")
         outcomes[each.index] = AnchorOutcome(each.index, each.digest, adverse)
