@@ -3,19 +3,27 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import Engine
 
 from oars_grpc.background import Job, upkeep_jobs
+from oars_grpc.core.lattice.arrays import Float32Array
+from oars_grpc.core.lattice.directions import Directions
+from oars_grpc.core.lattice.neighbors import NeighborLists, nearest_neighbors
+from oars_grpc.core.lattice.progress import Proceed, keep_going
 from oars_grpc.core.page_token import PageTokens
+from oars_grpc.neighbor_index import search_for
 from oars_grpc.settings import Settings
 from oars_grpc.storage.appender import CoalescingLedger
 from oars_grpc.storage.approval_log import PostgresApprovalLog
 from oars_grpc.storage.approvers import PostgresApproverStore
 from oars_grpc.storage.controls import PostgresControlStore
 from oars_grpc.storage.evidence_store import PostgresEvidenceStore
+from oars_grpc.storage.lattice_store import PostgresLatticeStore
 from oars_grpc.storage.log_store import PostgresLogStore
 from oars_grpc.storage.receipts import PostgresReceiptStore
 from oars_grpc.storage.registry import PostgresRegistryStore
@@ -36,10 +44,17 @@ from oars_grpc.use_cases.escalations import Escalations
 from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.evidence import Evidence
 from oars_grpc.use_cases.executions import Executions
+from oars_grpc.use_cases.grounding import SCORING_RETRY_MS, Grounding
 from oars_grpc.use_cases.keyring import Keyring, PolicyShelf
+from oars_grpc.use_cases.lattice_building import LatticeBuilder
+from oars_grpc.use_cases.lattice_evidence import StoredEvidence
+from oars_grpc.use_cases.lattice_records import LatticeRecords
+from oars_grpc.use_cases.lattice_use_cases import lattice_use_cases
+from oars_grpc.use_cases.lattice_work import HeavyWork
 from oars_grpc.use_cases.legal_holds import LegalHolds
 from oars_grpc.use_cases.log import Log
 from oars_grpc.use_cases.policies import Policies
+from oars_grpc.use_cases.ready_lattice import ReadyLattices
 from oars_grpc.use_cases.receipts import Receipts
 from oars_grpc.use_cases.replay import Replays
 from oars_grpc.use_cases.retention import Retention
@@ -57,6 +72,7 @@ class Assembly:
 
     use_cases: UseCases
     jobs: Sequence[Job]
+    builder: LatticeBuilder
     registry: PostgresRegistryStore
     ledger: CoalescingLedger
     keyring: Keyring
@@ -99,12 +115,31 @@ def assemble(
         tokens=tokens,
         clock=clock,
     )
+    verifier = ReceiptVerifier(
+        store=receipts, receipts=handed_out, log=log, log_prefix=settings.log_origin
+    )
+    lattices = PostgresLatticeStore(engine)
+    records = LatticeRecords(registry=registry, events=events, clock=clock, chance=chance)
+    threads = settings.worker_threads
+    # Computations that take long leave half of the threads to other calls. Questions are short: all
+    # that have a thread may wait, and the pool of these bounds how many that are.
+    ready = ReadyLattices(
+        store=lattices,
+        heavy=HeavyWork(settings.lattice_computations, max(1, threads // 2)),
+        asking=HeavyWork(settings.lattice_queries, threads),
+        cache_bytes=settings.lattice_cache_mib << 20,
+        software=f"oars-grpc/{version('oars-grpc')}",
+    )
     use_cases = UseCases(
         actions=Actions(
             ledger=ledger,
             keyring=keyring,
             policies=shelf,
             tokens=tokens,
+            grounding=Grounding(
+                StoredEvidence(lattices, ready),
+                HeavyWork(settings.evidence_scorings, max(1, threads // 2), SCORING_RETRY_MS),
+            ),
             clock=clock,
             chance=chance,
         ),
@@ -168,10 +203,16 @@ def assemble(
             clock=clock,
             chance=chance,
         ),
-        log=log,
-        verifier=ReceiptVerifier(
-            store=receipts, receipts=handed_out, log=log, log_prefix=settings.log_origin
+        lattices=lattice_use_cases(
+            store=lattices,
+            ready=ready,
+            records=records,
+            tokens=tokens,
+            search=_search,
+            receipts=verifier,
         ),
+        log=log,
+        verifier=verifier,
         tenants=Tenants(
             registry=registry,
             keyring=keyring,
@@ -188,7 +229,24 @@ def assemble(
     jobs = upkeep_jobs(
         upkeep=upkeep, escalations=escalations, tags=tags, retention=retention, metrics=metrics
     )
-    return Assembly(use_cases, jobs, registry, ledger, keyring)
+    builder = LatticeBuilder(
+        store=lattices,
+        ready=ready,
+        records=records,
+        search=_search,
+        clock=clock,
+        holder=chance.new_id("srv"),
+    )
+    return Assembly(use_cases, jobs, builder, registry, ledger, keyring)
+
+
+def _search(
+    anchors: Float32Array | Directions, neighbors: int, proceed: Proceed = keep_going, /
+) -> NeighborLists:
+    """By the index where it is installed and takes less time, exactly otherwise."""
+    if find_spec("faiss") is None:
+        return nearest_neighbors(anchors, neighbors, proceed)
+    return search_for(len(anchors))(anchors, neighbors, proceed)
 
 
 def _derived(settings: Settings, purpose: bytes) -> bytes:

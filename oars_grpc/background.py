@@ -10,6 +10,7 @@ from oars_grpc.errors import OarsError
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.use_cases.control_tags import ControlTags
 from oars_grpc.use_cases.escalations import Escalations
+from oars_grpc.use_cases.lattice_building import LatticeBuilder
 from oars_grpc.use_cases.retention import Retention
 from oars_grpc.use_cases.upkeep import Upkeep
 
@@ -109,3 +110,45 @@ def run_in_background(jobs: Sequence[Job], pause: float, stack: ExitStack) -> No
     thread.start()
     stack.callback(thread.join)
     stack.callback(stopping.set)
+
+
+# Between two looks for an operation; a pause so short finds an upload's soon after it ended.
+_BUILD_SECONDS = 0.5
+_SWEEP_EVERY = 600
+
+
+def build_in_background(builder: LatticeBuilder, stack: ExitStack) -> None:
+    """Build lattices until the stack unwinds; what is unfinished then is given back."""
+    stopping = threading.Event()
+
+    def build() -> None:
+        looks = 0
+        while not stopping.wait(_BUILD_SECONDS):
+            try:
+                _build_all(builder, stopping)
+                if looks % _SWEEP_EVERY == 0:
+                    builder.sweep()
+            except OarsError as error:
+                _log.warning("building lattices failed, the next look follows", error=error.message)
+            except Exception:  # noqa: BLE001 - a fault of one look must not end all
+                _log.exception("building lattices failed, the next look follows")
+            looks += 1
+
+    thread = threading.Thread(target=build, name="lattices", daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(stopping.set)
+
+
+def _build_all(builder: LatticeBuilder, stopping: threading.Event) -> None:
+    """Build what is due, one after the other."""
+    found = True
+    while found and not stopping.is_set():
+        found, failure = builder.build_next(stopping)
+        if failure is not None:
+            _log.error(
+                "a lattice could not be built",
+                tenant_id=failure.operation.tenant_id,
+                lattice_id=failure.operation.lattice_id,
+                error=repr(failure.error),
+            )

@@ -4,9 +4,10 @@ from contextlib import ExitStack
 
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
+from threadpoolctl import threadpool_limits
 
 from oars_grpc.assembly import Assembly, assemble
-from oars_grpc.background import run_in_background
+from oars_grpc.background import build_in_background, run_in_background
 from oars_grpc.errors import ConfigurationError, FailedPrecondition, NotFound
 from oars_grpc.local.postgres import EmbeddedPostgres
 from oars_grpc.process import catch_signals, spare_collector, stay_on, wait_for_signal
@@ -58,6 +59,8 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
         stay_on(settings.processor)  # before any thread, and after Postgres, which may go anywhere
     if settings.migrate_on_start:
         migrate(migration_url)
+    # For good: whatever thread computes, the rpcs keep the other cores.
+    threadpool_limits(settings.lattice_threads)
     engine = open_engine(
         url,
         pool_size=settings.database_pool_size,
@@ -95,6 +98,7 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
     address = _listen(settings, server)
     _check_key_encryption_key(assembly)
     run_in_background(assembly.jobs, settings.upkeep_seconds, stack)
+    build_in_background(assembly.builder, stack)
     server.start()
     stack.callback(server.drain, settings.drain_seconds, settings.lame_duck_seconds)
     _log.info("listening", address=address, mode=settings.mtls_mode)

@@ -1,15 +1,18 @@
 """What belongs to the process and not to the service: its log and its signals."""
 
+import atexit
 import gc
 import logging
 import os
 import signal
 import sys
 from queue import Empty, SimpleQueue
+from typing import BinaryIO, cast
 
 import structlog
 
 from oars_grpc.errors import ConfigurationError
+from oars_grpc.line_writer import LineWriter
 from oars_grpc.transport.log_line import json_line
 
 Signals = SimpleQueue[int]
@@ -20,6 +23,8 @@ _YOUNG_OBJECTS = 10_000
 
 def configure_logging(level: str) -> None:
     """JSON lines on standard error; bodies, headers and keys are never logged."""
+    writer = LineWriter(sys.stderr.buffer)
+    atexit.register(writer.close)
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
@@ -30,7 +35,7 @@ def configure_logging(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", writer)),
         cache_logger_on_first_use=True,
     )
 

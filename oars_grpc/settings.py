@@ -42,7 +42,7 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "OARS_MIGRATE_ON_START": ("true", "whether serving migrates the schema first"),
     "OARS_DATABASE_POOL_SIZE": ("16", "connections to Postgres"),
     "OARS_STATEMENT_TIMEOUT_MS": ("5000", "longest statement"),
-    "OARS_WORKER_THREADS": ("16", "rpcs served at a time"),
+    "OARS_WORKER_THREADS": ("16", "rpcs served at a time, and as many of lattices"),
     "OARS_PROCESSOR": ("", "number of the processor to stay on, from 0; default: any"),
     "OARS_QUEUED_RPCS": ("256", "rpcs that may wait for a thread before more are refused"),
     "OARS_STREAMS": ("64", "watches served at a time"),
@@ -52,6 +52,11 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "OARS_LAME_DUCK_SECONDS": ("5", "of these, how long new calls are served still"),
     "OARS_METRICS_LISTEN": ("127.0.0.1:9464", "host:port for Prometheus; off for none"),
     "OARS_LOG_ORIGIN": ("oars", "what log origins begin with: a name you own, kept for good"),
+    "OARS_LATTICE_CACHE_MIB": ("512", "memory for lattices that are ready to be asked"),
+    "OARS_LATTICE_COMPUTATIONS": ("1", "lattices settled or loaded for calls at a time"),
+    "OARS_LATTICE_QUERIES": ("4", "questions to ready lattices computed at a time"),
+    "OARS_EVIDENCE_SCORINGS": ("2", "actions whose evidence is scored at a time"),
+    "OARS_LATTICE_THREADS": ("1", "threads of each matrix product"),
     "OARS_UPKEEP_SECONDS": ("5", "pause between rounds of expiry and purging"),
     "OARS_LOG_LEVEL": ("info", "debug, info, warning or error"),
 }
@@ -88,6 +93,11 @@ class Settings:
     lame_duck_seconds: int
     metrics_listen: tuple[str, int] | None
     log_origin: str
+    lattice_cache_mib: int
+    lattice_computations: int
+    lattice_queries: int
+    evidence_scorings: int
+    lattice_threads: int
     upkeep_seconds: int
     log_level: str
 
@@ -166,6 +176,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         lame_duck_seconds=reader.number("OARS_LAME_DUCK_SECONDS", 0, 3600),
         metrics_listen=reader.address("OARS_METRICS_LISTEN"),
         log_origin=reader.origin("OARS_LOG_ORIGIN"),
+        lattice_cache_mib=reader.number("OARS_LATTICE_CACHE_MIB", 1, 1_048_576),
+        lattice_computations=reader.number("OARS_LATTICE_COMPUTATIONS", 1, 64),
+        lattice_queries=reader.number("OARS_LATTICE_QUERIES", 1, 500),
+        evidence_scorings=reader.number("OARS_EVIDENCE_SCORINGS", 1, 500),
+        lattice_threads=reader.number("OARS_LATTICE_THREADS", 1, 64),
         upkeep_seconds=reader.number("OARS_UPKEEP_SECONDS", 1, 3600),
         log_level=reader.choice("OARS_LOG_LEVEL", ("debug", "info", "warning", "error")),
     )
@@ -193,9 +208,7 @@ def _is_local(listen: str) -> bool:
 
 class _Reader:
     def __init__(self, environment: Mapping[str, str]) -> None:
-        unknown = sorted(
-            name for name in environment if name.startswith(PREFIX) and name not in SETTINGS
-        )
+        unknown = sorted(n for n in environment.keys() - SETTINGS if n.startswith(PREFIX))
         if unknown:
             raise ConfigurationError(f"{unknown[0]} is not a setting")
         self._environment = environment

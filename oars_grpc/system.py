@@ -4,8 +4,11 @@ import os
 import threading
 import time
 from datetime import UTC, datetime
+from struct import Struct
 
 from oars_grpc.core.ids import format_number
+
+_CHANCES = Struct("512Q")
 
 
 class SystemClock:
@@ -22,6 +25,8 @@ class SystemChance:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last_tick = 0
+        # To ask the system lets other threads take the interpreter: asked for many ids at once.
+        self._chances: list[int] = []
 
     def new_id(self, prefix: str) -> str:
         """A new id; monotonic within the process.
@@ -33,7 +38,9 @@ class SystemChance:
         with self._lock:
             tick = max(time.time_ns() * 4096 // 1_000_000, self._last_tick + 1)
             self._last_tick = tick
-        chance = int.from_bytes(os.urandom(8), "big") >> 2
+            if not self._chances:
+                self._chances.extend(_CHANCES.unpack(os.urandom(_CHANCES.size)))
+            chance = self._chances.pop() >> 2
         milliseconds, fraction = tick >> 12, tick & 4095
         value = milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | chance
         return format_number(prefix, value)

@@ -32,11 +32,20 @@ SOURCES = sorted(str(path.relative_to(PROTO)) for path in PROTO.glob("oars/v1/*.
 DETAILS = str(SITE / "google" / "rpc" / "error_details.proto")
 
 
+# googleapis-common-protos installs it under another name than the one its own descriptor has.
+OPERATIONS = Path("google", "longrunning", "operations.proto")
+
+
 def run_protoc(*arguments: str) -> None:
     """Run protoc on the include paths of the project."""
-    paths = [f"-I{PROTO}", f"-I{SITE}", f"-I{Path(protoc.__file__).parent / '_proto'}"]
-    if protoc.main(["protoc", *paths, *arguments]) != 0:
-        raise SystemExit("protoc failed")
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder) / OPERATIONS
+        named.parent.mkdir(parents=True)
+        shutil.copy(SITE / OPERATIONS.with_name("operations_proto.proto"), named)
+        includes = (PROTO, SITE, folder, Path(protoc.__file__).parent / "_proto")
+        paths = [f"-I{include}" for include in includes]
+        if protoc.main(["protoc", *paths, *arguments]) != 0:
+            raise SystemExit("protoc failed")
 
 
 def generate(target: Path) -> None:

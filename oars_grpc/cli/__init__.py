@@ -10,6 +10,7 @@ from oars_grpc.cli.demo import demo
 from oars_grpc.cli.dev import dev
 from oars_grpc.cli.evidence import evidence
 from oars_grpc.cli.keys import keys
+from oars_grpc.cli.lattice import lattice
 from oars_grpc.cli.log import log
 from oars_grpc.cli.policy import policy
 from oars_grpc.cli.receipts import receipts
@@ -36,6 +37,7 @@ commands.add_command(policy)
 commands.add_command(log)
 commands.add_command(evidence)
 commands.add_command(receipts)
+commands.add_command(lattice)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from oars_grpc.core.action import ActionContext, ActionRequest, Execution, Resource
+from oars_grpc.core.action_evidence import assessment_from_json
 from oars_grpc.core.canonical import canonical_json, decode_base64, sha256_hex
 from oars_grpc.core.display import DISPLAY_VERSION, display_digest
 from oars_grpc.core.grant import grant_payload
@@ -47,6 +48,7 @@ def check_shown(approval: Mapping[str, Any], display: str) -> ShownAction:
         if shown["version"] != DISPLAY_VERSION:
             raise ValueError(f"it is of version {shown['version']}, later than this command")
         input_digest = sha256_hex(canonical_json(shown["input"]))
+        _check_texts(shown)
         action_digest = _request_of(shown).digest(input_digest)
         facts = {
             "input": (input_digest, shown["inputDigest"]),
@@ -96,6 +98,13 @@ def grant_to_sign(
     return wanted, str(approver)
 
 
+def _check_texts(shown: Mapping[str, Any]) -> None:
+    """Refuse the text of an item that is not what its digest stands for."""
+    for item in shown.get("evidence", {}).get("against", ()):
+        if item["text"] and sha256_hex(item["text"].encode()) != item["digest"]:
+            raise ValueError(f"the text of evidence {item['id']!a} does not have its digest")
+
+
 def _request_of(shown: Mapping[str, Any]) -> ActionRequest:
     caller, resource, context = shown["caller"], shown["resource"], shown["context"]
     data_types = context["dataTypes"]
@@ -117,4 +126,5 @@ def _request_of(shown: Mapping[str, Any]) -> ActionRequest:
             attributes=context["attributes"],
         ),
         execution=Execution(shown["execution"]),
+        evidence=assessment_from_json(shown["evidence"]) if "evidence" in shown else None,
     )

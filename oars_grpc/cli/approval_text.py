@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from oars_grpc.cli.approval_check import ShownAction
+from oars_grpc.cli.evidence_text import evidence_text
 from oars_grpc.cli.visible_text import visible, visible_json, with_reading
 
 _WIDTH = 26
@@ -11,7 +12,7 @@ _RENDERED = frozenset(
     {
         *("version", "tenantId", "actionId", "actionDigest", "requestedAt", "agentId", "userId"),
         *("caller", "delegationChain", "resource", "context", "execution", "inputDigest", "input"),
-        *("policy", "decidingRules", "explanation", "missingFacts", "risk"),
+        *("policy", "decidingRules", "explanation", "missingFacts", "risk", "evidence"),
     }
 )
 
@@ -148,6 +149,8 @@ def _asked(display: Mapping[str, Any]) -> Iterator[str]:
     yield _row("data types", stated)
     for name, value in sorted(context["attributes"].items()):
         yield _row(visible(name), visible(value))
+    if "evidence" in display:
+        yield from evidence_text(display["evidence"])
     yield from _why(display)
     further = {name: value for name, value in display.items() if name not in _RENDERED}
     if further:

@@ -72,7 +72,11 @@ class GivenReceipts:
             previous = next(iter(chain.get(receipt.sequence - 1, [])), None)
         has_chain = any(sequence < receipt.sequence for sequence in chain)
         beside = Surroundings(
-            previous=previous, has_chain=has_chain, log=self._log, approvers=self._approvers
+            previous=previous,
+            first=next(iter(chain.get(1, [])), None),
+            has_chain=has_chain,
+            log=self._log,
+            approvers=self._approvers,
         )
         result = self._proven(envelope, beside)
         if len({other.payload for other in chain.get(receipt.sequence, [])}) > 1:

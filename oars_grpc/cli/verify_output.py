@@ -1,7 +1,7 @@
 """What `oars verify` prints: a table and findings for people, or a JSON object a line."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from oars_grpc.cli.verify_log import Finding
-from oars_grpc.core.verification import CheckResult, Verification
+from oars_grpc.core.verification import (
+    EVIDENCE,
+    EVIDENCE_ITEMS,
+    GRANT,
+    CheckResult,
+    Verification,
+)
 
 _MARKS = {
     CheckResult.PASSED: "[green]passed[/]",
     CheckResult.FAILED: "[bold red]FAILED[/]",
     CheckResult.NOT_CHECKED: "[dim]not checked[/]",
 }
+_OPTIONAL = {GRANT: "grant", EVIDENCE: "evidence", EVIDENCE_ITEMS: "its items"}
 _VERDICTS = {True: "[bold green]valid[/]", False: "[bold red]NOT VALID[/]"}
 
 
@@ -62,9 +69,8 @@ def print_table(results: Sequence[tuple[Path, Verification]], findings: Sequence
     for finding in findings:
         text = f"{finding.kind} {finding.path}: {finding.detail}".rstrip(": ")
         console.print(f"{printable(text)} {_VERDICTS[finding.valid]}")
-    for path, result in results:
-        if result.grant is not None and not result.grant.problems:
-            console.print(printable(f"{path}: granted {result.grant.detail}"))
+    for note in _notes(results):
+        console.print(printable(note))
     for path, result in results:
         for error in result.errors:
             console.print(printable(f"{path}: {error}"), style="red")
@@ -73,18 +79,29 @@ def print_table(results: Sequence[tuple[Path, Verification]], findings: Sequence
             console.print(printable(f"{finding.path}: {finding.error}"), style="red")
 
 
+def _notes(results: Sequence[tuple[Path, Verification]]) -> Iterator[str]:
+    """What marks cannot tell: who granted, and why evidence was not checked."""
+    for path, result in results:
+        if result.grant is not None and not result.grant.problems:
+            yield f"{path}: granted {result.grant.detail}"
+        if result.evidence is not None and result.evidence.unchecked:
+            yield f"{path}: items of the evidence not checked: {result.evidence.unchecked}"
+
+
 def _table(results: Sequence[tuple[Path, Verification]]) -> Table:
     names = ("signature", "key trust", "schema", "chain", "log")
-    grants = [result.grant for _, result in results if result.grant is not None]
-    table = Table("receipt", *names, *(["grant"] if grants else []), "verdict")
+    # Of what not every receipt has, only where one of them has it.
+    found = {check.name for _, result in results for check in result.checks}
+    more = {name: title for name, title in _OPTIONAL.items() if name in found}
+    table = Table("receipt", *names, *more.values(), "verdict")
     for path, result in results:
         receipt = result.receipt
         name = printable(str(path))
         if receipt:
             name = f"{printable(receipt.type)}\n[dim]{printable(receipt.receipt_id)}[/]"
-        marks = [_MARKS[check.result] for check in result.checks]
-        if grants and result.grant is None:
-            marks.append("")  # it carries none
+        own = {check.name: _MARKS[check.result] for check in result.checks}
+        marks = [mark for check, mark in own.items() if check not in _OPTIONAL]
+        marks += [own.get(check, "") for check in more]
         table.add_row(name, *marks, _VERDICTS[result.valid])
     return table
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from oars_grpc.core.action_evidence import EvidenceAssessment
 from oars_grpc.core.canonical import canonical_json, sha256_hex
 from oars_grpc.core.identity import Principal
 from oars_grpc.errors import FailedPrecondition
@@ -114,6 +115,7 @@ class ActionRequest:
     context: ActionContext = field(default_factory=ActionContext)
     input: Mapping[str, Any] | None = field(default_factory=dict)
     execution: Execution = Execution.CALLER
+    evidence: EvidenceAssessment | None = None
 
     def input_bytes(self) -> bytes:
         """The input as RFC 8785 canonical JSON.
@@ -130,9 +132,12 @@ class ActionRequest:
 
         The id and the time are left out, so that an identical request has the same digest.
         """
+        # An action that came without evidence has the digest that it had before there was any.
+        evidence = {} if self.evidence is None else {"evidenceDigest": self.evidence.digest}
         return sha256_hex(
             canonical_json(
                 {
+                    **evidence,
                     "tenantId": self.tenant_id,
                     "agentId": self.agent_id,
                     "userId": self.user_id,

@@ -68,8 +68,10 @@ def decide(
     """Assess the risk, evaluate the policy. Pure; never raises for what a request may hold.
 
     `input_bytes` spares a second canonical encoding to a caller that has made one. `evidence` gives
-    the facts `evidence.*`, each from 0 to 1.
+    the facts `evidence.*`, each from 0 to 1, in place of those of the request.
     """
+    if evidence is None and request.evidence is not None:
+        evidence = request.evidence.facts()
     encoded = request.input_bytes() if input_bytes is None else input_bytes
     context = effective_context(request)
     risk = assess_risk(request, risk_config, evidence, input_bytes=encoded, context=context)

@@ -1,8 +1,8 @@
 """What an approver is shown before deciding, and the digest that the decision is bound to.
 
 The display is a function of the action as it was asked and of the decision of policy: who asks for
-what with which input, how risky that is, and why people have to decide. It is canonical JSON
-(RFC 8785), so that whoever shows it can be held to it.
+what with which input and evidence, how risky that is, and why people have to decide. It is
+canonical JSON (RFC 8785), so that whoever shows it can be held to it.
 """
 
 from oars_grpc.core.action import Action
@@ -17,14 +17,16 @@ def approval_display(action: Action, decision: Decision) -> bytes:
     """What is shown; the action must have its input.
 
     Raises:
-        ValueError: the input was not read.
+        ValueError: the input, or the detail of the evidence, was not read.
     """
     request, evaluation, risk = action.request, decision.evaluation, decision.risk
     if request.input is None:
         raise ValueError("the input of this action was not read")
     context = request.context
+    evidence = {} if request.evidence is None else {"evidence": request.evidence.shown()}
     return canonical_json(
         {
+            **evidence,
             "version": DISPLAY_VERSION,
             "tenantId": request.tenant_id,
             "actionId": action.action_id,

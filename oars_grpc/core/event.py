@@ -8,6 +8,9 @@ receipt, and stands in the tenant's own chain. Payload, canonical JSON (RFC 8785
                    "recordedAt", "caller", "event": {…}},      event: what this type tells
      "predicateType": "urn:oars:receipt:event:v1",
      "subject": [{"digest": {"sha256": <of the canonical event>}, "name": <tenant id>}]}
+
+What a lattice said is written the same way, under predicate type `urn:oars:receipt:lattice:v1` and
+with a member `lattice` in place of `event`.
 """
 
 from collections.abc import Mapping
@@ -24,6 +27,7 @@ from oars_grpc.core.receipt import (
     NO_ACTION,
     STATEMENT_TYPE,
     SYSTEM,
+    TENANT_MEMBERS,
     Receipt,
     caller_json,
     format_time,
@@ -49,10 +53,12 @@ def write_event(
     previous_receipt_digest: str,
     now: datetime,
     key: SigningKey,
+    predicate_type: str = EVENT_PREDICATE_TYPE,
 ) -> Receipt:
     """Compose and sign an event; `caller` None is the server itself.
 
-    `event` is in the restricted profile: ASCII member names, no floats.
+    `event` is in the restricted profile: ASCII member names, no floats. The predicate type decides
+    the name of the member that it stands in.
     """
     payload = statement_json(
         {
@@ -60,7 +66,7 @@ def write_event(
             "subject": [
                 {"name": tenant_id, "digest": {"sha256": sha256_hex(statement_json(event))}}
             ],
-            "predicateType": EVENT_PREDICATE_TYPE,
+            "predicateType": predicate_type,
             "predicate": {
                 "receiptId": receipt_id,
                 "tenantId": tenant_id,
@@ -69,7 +75,7 @@ def write_event(
                 "previousReceiptDigest": previous_receipt_digest,
                 "recordedAt": format_time(now),
                 "caller": _NOBODY if caller is None else caller_json(caller),
-                "event": event,
+                TENANT_MEMBERS[predicate_type]: event,
             },
         }
     )

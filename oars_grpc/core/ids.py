@@ -14,6 +14,8 @@ ACTION = "act"
 APPROVAL = "apr"
 CONTROL_MAPPING = "map"
 HOLD = "hold"
+LATTICE = "lat"
+OPERATION = "op"
 POLICY = "pol"
 RECEIPT = "rcpt"
 

@@ -13,10 +13,12 @@ from oars_grpc.core.approver_ports import ApproverRows
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
 from oars_grpc.core.control_ports import ControlRows
 from oars_grpc.core.keys import KeyPurpose, StoredKey, TrustedKey
+from oars_grpc.core.lattice_ports import LatticeRows
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.core.receipt_filter import ReceiptFilter
 from oars_grpc.core.retention_ports import RetentionRows
 from oars_grpc.core.stored import (
+    ActionBody,
     ActionFilter,
     ApprovalFilter,
     Basis,
@@ -73,8 +75,8 @@ class Ledger(Protocol):
     def find_approval(self, tenant_ids: Sequence[str], approval_id: str) -> Approval | None:
         """The approval, if it belongs to one of the tenants."""
 
-    def find_input(self, tenant_id: str, action_id: str) -> bytes | None:
-        """The input of an action as canonical JSON; None where it was erased."""
+    def find_body(self, tenant_id: str, action_id: str) -> ActionBody | None:
+        """What of an action retention may erase; None where it was."""
 
     def find_pending(
         self, tenant_id: str, action_digest: str, policy_digest: str, now: datetime
@@ -116,7 +118,7 @@ class ReceiptStore(Protocol):
         """All keys that the tenant ever had, oldest first; None if there is no such tenant."""
 
 
-class Registry(RetentionRows, ControlRows, ApproverRows, Protocol):
+class Registry(RetentionRows, ControlRows, ApproverRows, LatticeRows, Protocol):
     """One transaction on what administrators keep. Reads see what it has written."""
 
     def outcome(self, scope: IdempotencyScope) -> StoredOutcome | None:
@@ -178,6 +180,11 @@ class Registry(RetentionRows, ControlRows, ApproverRows, Protocol):
 
         `compose` is given the event's sequence and the digest of the one before.
         """
+
+    def append_events(
+        self, tenant_id: str, composers: Sequence[Callable[[int, str], Receipt]]
+    ) -> Sequence[StoredReceipt]:
+        """The same of several, one after the other, at once."""
 
 
 class RegistryStore(Protocol):

@@ -33,6 +33,11 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:oars:receipt:action:v1"
 # What befalls a tenant and no action of it: `core/event.py`. Its chain is that of no action.
 EVENT_PREDICATE_TYPE = "urn:oars:receipt:event:v1"
+# What a lattice said: of the tenant, too, in the same chain.
+LATTICE_PREDICATE_TYPE = "urn:oars:receipt:lattice:v1"
+LATTICE_TYPES = "lattice."  # what their types begin with
+# The member that tells what a receipt in a tenant's chain is about.
+TENANT_MEMBERS = {EVENT_PREDICATE_TYPE: "event", LATTICE_PREDICATE_TYPE: "lattice"}
 NO_ACTION = ""
 APPROVAL_DECIDED = "action.approval_decided"
 APPROVAL_ESCALATED = "action.approval_escalated"
@@ -152,6 +157,8 @@ def write_receipt(
     if "decision" in detail:
         # Beside the decision: a replay of it needs every fact that policy was asked about.
         predicate["callerAttributes"] = caller_attributes_json(request.caller)
+        if request.evidence is not None:
+            predicate["evidence"] = request.evidence.to_json()
     payload = statement_json(
         {
             "_type": STATEMENT_TYPE,
@@ -191,7 +198,11 @@ def parse_receipt(envelope: Envelope) -> Receipt:
         if not ids.is_id(ids.ACTION, predicate["actionId"]):
             raise ValueError("predicate.actionId is not an id")
     else:
-        check_event_members(predicate)
+        check_event_members(predicate, TENANT_MEMBERS[statement["predicateType"]])
+        # Or what reads an event by its type would look for a member that is not there.
+        of_lattice = statement["predicateType"] == LATTICE_PREDICATE_TYPE
+        if of_lattice is not predicate["type"].startswith(LATTICE_TYPES):
+            raise ValueError("predicate.type is not one of the predicateType")
     if not ids.is_id(ids.RECEIPT, predicate["receiptId"]):
         raise ValueError("predicate.receiptId is not an id")
     if not TENANT_ID.fullmatch(predicate["tenantId"]):
@@ -235,8 +246,9 @@ def parse_statement(payload: bytes) -> dict[str, Any]:
     if statement.get("_type") != STATEMENT_TYPE:
         raise ValueError(f"_type is not {STATEMENT_TYPE}")
     # A tuple: a stranger's list or object cannot be looked up in a set.
-    if statement.get("predicateType") not in (PREDICATE_TYPE, EVENT_PREDICATE_TYPE):
-        raise ValueError(f"predicateType is neither {PREDICATE_TYPE} nor {EVENT_PREDICATE_TYPE}")
+    if statement.get("predicateType") not in (PREDICATE_TYPE, *TENANT_MEMBERS):
+        types = " nor ".join((PREDICATE_TYPE, *TENANT_MEMBERS))
+        raise ValueError(f"predicateType is neither {types}")
     if not isinstance(statement.get("predicate"), dict):
         raise ValueError("predicate is not an object")
     subject = statement.get("subject")

@@ -56,16 +56,16 @@ _EVENT_TEXTS = ("receiptId", "tenantId", "type", "previousReceiptDigest", "recor
 _ACTOR = {"subject", "fingerprintSha256", "role", "serviceAccountId"}
 
 
-def check_event_members(predicate: Mapping[str, Any]) -> None:
-    """The same for the predicate of an event."""
+def check_event_members(predicate: Mapping[str, Any], member: str = "event") -> None:
+    """The same for the predicate of a receipt in a tenant's chain, which tells of its `member`."""
     for name in _EVENT_TEXTS:
         if not isinstance(predicate.get(name), str):
             raise ValueError(f"predicate.{name} is not text")
     actor = predicate.get("caller")
     if not isinstance(actor, dict) or set(actor) != _ACTOR or not _are_texts(actor.values()):
         raise ValueError(f"predicate.caller is not an object of {', '.join(sorted(_ACTOR))}")
-    if not isinstance(predicate.get("event"), dict):
-        raise ValueError("predicate.event is not an object")
+    if not isinstance(predicate.get(member), dict):
+        raise ValueError(f"predicate.{member} is not an object")
 
 
 def _are_texts(values: Iterable[object]) -> bool:

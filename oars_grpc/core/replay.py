@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import orjson
 
 from oars_grpc.core.action import ActionContext, ActionRequest, Resource
+from oars_grpc.core.action_evidence import assessment_from_json
 from oars_grpc.core.canonical import sha256_hex
 from oars_grpc.core.evaluation import Evaluation, evaluate
 from oars_grpc.core.facts import INPUT, MAX_UNITS, Facts, action_facts
@@ -155,8 +156,13 @@ class Replayer:
         too_long = attributes is None and "callerAttributes" in predicate
         if (attributes is None and self._asks_attributes) or (too_long and self._asks_context):
             return Unreplayable.CALLER_ATTRIBUTES_NOT_RECORDED
+        evidence: Mapping[str, float] | None = None
         if self._asks_evidence and "evidence" in predicate:
-            return Unreplayable.EVIDENCE_NOT_RECORDED
+            try:
+                evidence = assessment_from_json(predicate["evidence"]).facts()
+            # Of a later version, or by other definitions: what is not understood is not guessed.
+            except (KeyError, TypeError, ValueError):
+                return Unreplayable.EVIDENCE_NOT_RECORDED
         encoded = stored.input if self.with_inputs else None
         if self.with_inputs and encoded is None:
             return Unreplayable.INPUT_ERASED
@@ -164,13 +170,14 @@ class Replayer:
             raise LogFault(
                 f"leaf {stored.leaf.index} states another digest than that of the stored input"
             )
-        return recorded_facts(predicate, encoded, attributes or ())
+        return recorded_facts(predicate, encoded, attributes or (), evidence)
 
 
 def recorded_facts(
     predicate: Mapping[str, Any],
     encoded_input: bytes | None,
     caller_attributes: Sequence[Mapping[str, str]],
+    evidence: Mapping[str, float] | None = None,
 ) -> Facts:
     """The facts that policy was asked about, from the predicate of a decision's receipt.
 
@@ -213,6 +220,7 @@ def recorded_facts(
         request,
         assessed,
         datetime.fromisoformat(predicate["recordedAt"]),
+        evidence,
         input_bytes=b"" if encoded_input is None else encoded_input,
     )
 

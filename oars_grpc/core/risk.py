@@ -92,6 +92,10 @@ class RiskConfig:
     wildcard_target: int = 15
     large_input: int = 5
     low_coherence: int = 20
+    low_support: int = 15
+    high_conflict: int = 20
+    high_novelty: int = 10
+    bad_outcomes: int = 20
     contradiction: int = 25
     large_input_bytes: int = 65_536
 
@@ -147,7 +151,7 @@ def assess_risk(
         *stated,
         *_target_signals(resource.target, config),
         *_size_signals(size, config),
-        *_coherence_signals((evidence or {}).get("coherence"), config),
+        *_evidence_signals(evidence or {}, config),
         *_contradiction_signals(context.contradictions, config),
     )
     score = min(MAX_SCORE, sum(signal.weight for signal in signals))
@@ -230,12 +234,28 @@ def _size_signals(size: int, config: RiskConfig) -> list[RiskSignal]:
     return [RiskSignal("input.large", config.large_input, f"{size} bytes")]
 
 
-def _coherence_signals(coherence: float | None, config: RiskConfig) -> list[RiskSignal]:
-    if coherence is None or coherence >= 0.5:
-        return []
-    # Half the weight below one half, all of it below one quarter.
-    weight = config.low_coherence // 2 if coherence >= 0.25 else config.low_coherence
-    return [RiskSignal("evidence.incoherent", weight, f"coherence {coherence:.3f}")]
+def _evidence_signals(evidence: Mapping[str, float], config: RiskConfig) -> list[RiskSignal]:
+    """What the evidence adds: half a weight beyond one half, all of it beyond three quarters.
+
+    Good evidence takes nothing away: it is what the caller chose to send.
+    """
+    told = (
+        ("evidence.incoherent", "coherence", config.low_coherence, True),
+        ("evidence.unsupported", "support", config.low_support, True),
+        ("evidence.conflicting", "conflict", config.high_conflict, False),
+        ("evidence.novel", "novelty", config.high_novelty, False),
+        ("evidence.bad_outcomes", "risk", config.bad_outcomes, False),
+    )
+    signals = []
+    for name, score, weight, good in told:
+        value = evidence.get(score)
+        if value is None:
+            continue
+        doubt = 1.0 - value if good else value
+        if doubt > 0.5:
+            added = weight if doubt > 0.75 else weight // 2
+            signals.append(RiskSignal(name, added, f"{score} {value:.3f}"))
+    return signals
 
 
 def _contradiction_signals(

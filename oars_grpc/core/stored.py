@@ -55,6 +55,17 @@ class StoredAction:
 
 
 @dataclass(frozen=True, slots=True)
+class ActionBody:
+    """What of an action retention may erase.
+
+    The input as canonical JSON, and the detail of its evidence; that is empty where there is none.
+    """
+
+    input: bytes
+    evidence: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Erasure:
     """What is left to say of a receipt whose payload retention has erased.
 

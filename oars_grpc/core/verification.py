@@ -7,15 +7,17 @@ Whoever holds a revoked key can sign any claim, with any time in it. What such a
 believed only where another key vouches for it: a checkpoint, under which the log held the receipt
 below the size that it had when the key was revoked, or first may have been in other hands.
 
-A receipt that carries what an approver signed has one check more, `grant`.
+A receipt that carries what an approver signed has one check more, `grant`; one that tells of
+evidence has two, of the statement that it embeds and of the items that this was made of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from oars_grpc.core.chain import chain_problems, link_problems
 from oars_grpc.core.envelope import Envelope, signature_verifies
+from oars_grpc.core.evidence_verification import EvidenceFinding, judge_evidence
 from oars_grpc.core.grant_verification import ApproverTrust, GrantFinding, judge_grant
 from oars_grpc.core.inclusion import ANY_LOG, LogTrust, verify_proof
 from oars_grpc.core.keys import KeyPurpose, KeyState, TrustedKey, key_id_of
@@ -27,6 +29,8 @@ SCHEMA = "schema"
 CHAIN = "chain"
 INCLUSION = "inclusion"
 GRANT = "grant"
+EVIDENCE = "evidence"
+EVIDENCE_ITEMS = "evidence_items"
 
 
 class CheckResult(StrEnum):
@@ -50,7 +54,8 @@ class Check:
 class Verification:
     """What verification found.
 
-    `leaf_index` is the place in the log that was proven; `grant` is of what an approver signed.
+    `leaf_index` is the place in the log that was proven; `grant` is of what an approver signed,
+    `evidence` of what it stands on.
     """
 
     checks: tuple[Check, ...]
@@ -58,6 +63,7 @@ class Verification:
     receipt: Receipt | None = None
     leaf_index: int | None = None
     grant: GrantFinding | None = None
+    evidence: EvidenceFinding | None = None
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -83,6 +89,7 @@ class Surroundings:
         previous: the receipt before in the chain; its own signature is not judged.
         chain: all receipts before in the chain, the first one first, or, where it is not the
             `whole_chain`, the last of them.
+        first: the first receipt of the chain, which lists evidence, where neither of these is it.
         has_chain: the verifier has the chain, so that a receipt without the one before it is a gap
             and not merely unchecked.
         proof: where the receipt stands in the tenant's log, a C2SP tlog-proof.
@@ -96,12 +103,19 @@ class Surroundings:
     previous: Envelope | None = None
     chain: Sequence[Envelope] | None = None
     whole_chain: bool = True
+    first: Envelope | None = None
     has_chain: bool = False
     proof: str | None = None
     no_proof: str = "no proof was supplied"
     leaf_index: int | None = None
     log: LogTrust = ANY_LOG
     approvers: ApproverTrust = field(default_factory=ApproverTrust)
+
+    def first_of_chain(self) -> Envelope | None:
+        """The first receipt of the chain, if it is among what there is."""
+        if self.first is not None:
+            return self.first
+        return self.chain[0] if self.chain and self.whole_chain else self.previous
 
 
 NOTHING_ELSE = Surroundings()
@@ -122,15 +136,16 @@ def verify_receipt(
     key_id = key_id_of(makers[0].public_key) if makers else ""
     inclusion, leaf_index = _check_inclusion(envelope.leaf_hash(), receipt, key_id, keys, beside)
     grant = None if receipt is None else judge_grant(receipt, beside.approvers)
+    evidence = None if receipt is None else judge_evidence(receipt, beside.first_of_chain())
     checks = (
         signature,
         _check_key_trust(makers, receipt, leaf_index),
         schema,
         _check_chain(receipt, keys, beside),
         inclusion,
-        *_grant_checks(grant),
+        *_more_checks(grant, evidence),
     )
-    return Verification(checks, key_id, receipt, leaf_index, grant)
+    return Verification(checks, key_id, receipt, leaf_index, grant, evidence)
 
 
 def verify_erased(
@@ -183,11 +198,16 @@ def _check_schema(envelope: Envelope) -> tuple[Check, Receipt | None]:
         return Check(SCHEMA, CheckResult.FAILED, str(error)), None
 
 
-def _grant_checks(grant: GrantFinding | None) -> tuple[Check, ...]:
-    if grant is None:
-        return ()
-    result = CheckResult.FAILED if grant.problems else CheckResult.PASSED
-    return (Check(GRANT, result, grant.detail),)
+def _more_checks(grant: GrantFinding | None, evidence: EvidenceFinding | None) -> Iterator[Check]:
+    """Those of what not every receipt has."""
+    failed, passed = CheckResult.FAILED, CheckResult.PASSED
+    if grant is not None:
+        yield Check(GRANT, failed if grant.problems else passed, grant.detail)
+    if evidence is not None:
+        yield Check(EVIDENCE, failed if evidence.problem else passed, evidence.problem)
+        items = failed if evidence.items_problem else passed
+        result = CheckResult.NOT_CHECKED if evidence.unchecked else items
+        yield Check(EVIDENCE_ITEMS, result, evidence.items_problem or evidence.unchecked)
 
 
 def _check_inclusion(

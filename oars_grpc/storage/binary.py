@@ -58,13 +58,14 @@ def _numbers(values: Sequence[int], kind: int, form: str, size: int) -> bytes:
 
 def moments(values: Sequence[datetime | None]) -> bytes:
     """An array of times, None for NULL."""
-    parts = [_HEADER.pack(1, int(None in values), _TIMESTAMPTZ, len(values), 1)]
-    for value in values:
-        if value is None:
-            parts.append(_NULL)
-        else:
-            parts.append(pack(">iq", 8, (value - _EPOCH) // _MICROSECOND))
-    return b"".join(parts)
+    distinct = set(values)  # few: what happens at once has one time
+    written = {value: _moment(value) for value in distinct}
+    header = _HEADER.pack(1, int(None in distinct), _TIMESTAMPTZ, len(values), 1)
+    return header + b"".join(map(written.__getitem__, values))
+
+
+def _moment(value: datetime | None) -> bytes:
+    return _NULL if value is None else pack(">iq", 8, (value - _EPOCH) // _MICROSECOND)
 
 
 # By the types that columns have (`columns`): the name of the array's type, and its form.

@@ -10,7 +10,7 @@ from oars_grpc.core.stored import Change
 from oars_grpc.storage import approval_tables, tables
 from oars_grpc.storage.approval_codecs import approval_row
 from oars_grpc.storage.batch import Row, insert_into, update_of
-from oars_grpc.storage.ledger_codecs import action_row
+from oars_grpc.storage.ledger_codecs import action_row, evidence_detail
 from oars_grpc.storage.log_append import Head, LogRow, append_rows, log_row
 from oars_grpc.storage.prepared import Session
 
@@ -58,6 +58,7 @@ def prepare(change: Change) -> PreparedChange:
             "tenant_id": action["tenant_id"],
             "action_id": action["action_id"],
             "input": change.stored.action.request.input_bytes(),
+            "evidence": evidence_detail(change.stored.action.request),
         },
         approval=None if change.approval is None else approval_row(change.approval),
         receipts=[log_row(receipt) for receipt in change.receipts],

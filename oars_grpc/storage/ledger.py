@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, RowMapping, Select, select
 from oars_grpc.core.approval import Approval
 from oars_grpc.core.call import IdempotencyScope, StoredOutcome
 from oars_grpc.core.stored import (
+    ActionBody,
     ActionFilter,
     ApprovalFilter,
     Basis,
@@ -158,14 +159,14 @@ class PostgresLedger:
         row = self._first(tenant_ids, query)
         return None if row is None else approval_of(row)
 
-    def find_input(self, tenant_id: str, action_id: str) -> bytes | None:
-        """The input of an action as canonical JSON; None where it was erased."""
+    def find_body(self, tenant_id: str, action_id: str) -> ActionBody | None:
+        """What of an action retention may erase; None where it was."""
         body = tables.action_body
-        query = select(body.c.input).where(
+        query = select(body.c.input, body.c.evidence).where(
             body.c.tenant_id == tenant_id, body.c.action_id == action_id
         )
         row = self._first([tenant_id], query)
-        return None if row is None else bytes(row["input"])
+        return None if row is None else ActionBody(bytes(row["input"]), bytes(row["evidence"]))
 
     def find_pending(
         self, tenant_id: str, action_digest: str, policy_digest: str, now: datetime

@@ -12,6 +12,7 @@ from oars_grpc.core.action import (
     Execution,
     Resource,
 )
+from oars_grpc.core.action_evidence import assessment_from_json
 from oars_grpc.core.decision import decision_from_json, decision_to_json
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope, Signature
 from oars_grpc.core.identity import Principal, Role
@@ -33,6 +34,8 @@ def action_row(stored: StoredAction) -> dict[str, Any]:
         "execution": request.execution.value,
         "decision": decision_to_json(stored.decision),
     }
+    if request.evidence is not None:
+        body["evidence"] = request.evidence.to_json()
     return {
         "tenant_id": request.tenant_id,
         "action_id": action.action_id,
@@ -57,9 +60,23 @@ def action_row(stored: StoredAction) -> dict[str, Any]:
     }
 
 
+def evidence_detail(request: ActionRequest) -> bytes:
+    """What is stored of a request's evidence beside the input; empty where it has none.
+
+    Raises:
+        ValueError: the detail was not read.
+    """
+    if request.evidence is None:
+        return b""
+    if request.evidence.detail is None:
+        raise ValueError("the detail of the evidence of this action was not read")
+    return request.evidence.detail.to_bytes()
+
+
 def action_of(row: Row) -> StoredAction:
-    """The action of a row, without its input."""
+    """The action of a row, without its input and the detail of its evidence."""
     body = orjson.loads(row["body"])
+    evidence = body.get("evidence")
     caller = body["caller"]
     data_types = body["dataTypes"]
     request = ActionRequest(
@@ -84,6 +101,7 @@ def action_of(row: Row) -> StoredAction:
         ),
         input=None,
         execution=Execution(body["execution"]),
+        evidence=None if evidence is None else assessment_from_json(evidence),
     )
     action = Action(
         action_id=row["action_id"],

@@ -98,7 +98,15 @@ def log_row(receipt: Receipt) -> LogRow:
 def append_event(
     connection: Connection, tenant_id: str, compose: Callable[[int, str], Receipt]
 ) -> StoredReceipt:
-    """Append the receipt that follows the tenant's last event.
+    """Append the receipt that follows the tenant's last event."""
+    (stored,) = append_events(connection, tenant_id, [compose])
+    return stored
+
+
+def append_events(
+    connection: Connection, tenant_id: str, composers: Sequence[Callable[[int, str], Receipt]]
+) -> Sequence[StoredReceipt]:
+    """Append the receipts that follow the tenant's last event, one after the other.
 
     The head is locked first, so that of two events one comes after the other.
     """
@@ -106,10 +114,17 @@ def append_event(
     heads = lock_heads(session, [tenant_id])
     last = connection.exec_driver_sql(_LAST_EVENT, (tenant_id, NO_ACTION)).one_or_none()
     sequence, digest = (0, "") if last is None else last
-    receipt = compose(sequence + 1, digest)
-    (row,) = append_rows(session, [log_row(receipt)], heads)
+    receipts = []
+    for compose in composers:
+        receipt = compose(sequence + 1, digest)
+        sequence, digest = receipt.sequence, receipt.envelope.digest()
+        receipts.append(receipt)
+    rows = append_rows(session, [log_row(receipt) for receipt in receipts], heads)
     session.flush()  # what follows goes through SQLAlchemy, and must come after it
-    return StoredReceipt(row["leaf_index"], receipt)
+    return [
+        StoredReceipt(row["leaf_index"], receipt)
+        for row, receipt in zip(rows, receipts, strict=True)
+    ]
 
 
 def append_rows(

@@ -23,7 +23,8 @@ from oars_grpc.storage.codecs import (
     tenant_row,
 )
 from oars_grpc.storage.controls import ControlTransaction
-from oars_grpc.storage.log_append import append_event
+from oars_grpc.storage.lattice_rows import LatticeTransaction
+from oars_grpc.storage.log_append import append_event, append_events
 from oars_grpc.storage.policy_rows import PolicyRows
 from oars_grpc.storage.registry_queries import select_policies, select_tenants
 from oars_grpc.storage.retention import RetentionTransaction
@@ -34,7 +35,12 @@ Result = TypeVar("Result")
 
 
 class PostgresRegistry(
-    PolicyRows, SigningKeyRows, RetentionTransaction, ControlTransaction, ApproverTransaction
+    PolicyRows,
+    SigningKeyRows,
+    RetentionTransaction,
+    ControlTransaction,
+    ApproverTransaction,
+    LatticeTransaction,
 ):
     """One open transaction; `PostgresRegistryStore.run` begins and ends it."""
 
@@ -107,6 +113,12 @@ class PostgresRegistry(
         `compose` is given the event's sequence and the digest of the one before.
         """
         return append_event(self._connection, tenant_id, compose)
+
+    def append_events(
+        self, tenant_id: str, composers: Sequence[Callable[[int, str], Receipt]]
+    ) -> Sequence[StoredReceipt]:
+        """The same of several, one after the other, at once."""
+        return append_events(self._connection, tenant_id, composers)
 
 
 class PostgresRegistryStore:

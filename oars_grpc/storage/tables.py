@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-from oars_grpc.storage import approval_tables, control_tables  # noqa: F401 - complete the metadata
+from oars_grpc.storage import approval_tables, control_tables, lattice_tables  # noqa: F401 - complete the metadata
 from oars_grpc.storage.columns import bytes_, int_, metadata, text_, time_
 
 APP_ROLE = "oars_app"
@@ -146,13 +146,15 @@ action = Table(
     ),
 )
 
-# Apart from `action`, because retention may erase inputs while their digests stay.
+# Apart from `action`, because retention may erase inputs and evidence while their digests stay.
 action_body = Table(
     "action_body",
     metadata,
     text_("tenant_id"),
     text_("action_id"),
     bytes_("input"),
+    # The detail of the action's evidence (`core/action_evidence.py`), empty where it has none.
+    bytes_("evidence"),
     PrimaryKeyConstraint("tenant_id", "action_id", name="action_body_pkey"),
 )
 

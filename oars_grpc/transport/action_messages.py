@@ -12,8 +12,11 @@ from oars_grpc.core.action import (
     Execution,
     Resource,
 )
+from oars_grpc.core.action_evidence import ActionEvidence
+from oars_grpc.core.evidence_limits import evidence_limits
 from oars_grpc.core.identity import Principal
 from oars_grpc.generated.oars.v1 import action_pb2, context_pb2
+from oars_grpc.transport.action_evidence_messages import fill_assessment, read_evidence
 from oars_grpc.transport.approval_messages import write_approval
 from oars_grpc.transport.policy_messages import fill_decision
 from oars_grpc.transport.reading import NAME, Reader, inverse
@@ -36,8 +39,8 @@ NO_DATA_TYPES = ("none",)
 
 def read_request(
     message: action_pb2.SubmitActionRequest, caller: Principal, tenant_id: str
-) -> ActionRequest:
-    """The request of a submission.
+) -> tuple[ActionRequest, ActionEvidence | None]:
+    """The request of a submission, and the evidence that it came with.
 
     Raises:
         InvalidArgument: naming every field at fault.
@@ -58,8 +61,11 @@ def read_request(
         execution=reader.one_of(message.execution, "execution", EXECUTIONS, Execution.CALLER)
         or Execution.CALLER,
     )
+    evidence = None
+    if message.HasField("evidence"):
+        evidence = read_evidence(reader, message.evidence, evidence_limits(caller.role))
     reader.done()
-    return request
+    return request, evidence
 
 
 def read_asked(
@@ -151,6 +157,8 @@ def _fill_action(message: action_pb2.Action, action: Action) -> None:
     message.approval_id = action.approval_id
     message.output_digest = action.output_digest
     message.error = action.error
+    if request.evidence is not None:
+        fill_assessment(message.evidence, request.evidence)
 
 
 def write_submitted(outcome: ActionOutcome) -> action_pb2.SubmitActionResponse:

@@ -19,6 +19,7 @@ from oars_grpc.transport.action_messages import (
 from oars_grpc.transport.answers import encoded, sent
 from oars_grpc.transport.approval_messages import write_approval
 from oars_grpc.transport.current_call import current_call, reauthorised_call
+from oars_grpc.transport.lattice_progress import proceeding
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.transport.policy_messages import write_decision
 from oars_grpc.transport.reading import NAME, Reader
@@ -61,8 +62,10 @@ class ActionServicer(action_pb2_grpc.ActionServiceServicer):
         """Decide and record."""
         call = current_call()
         tenant_id = call.tenant(Reader.checked_tenant_id(request.tenant_id))
-        asked = read_request(request, call.principal, tenant_id)
-        answer = self._actions.submit(call, asked, encoded(write_submitted))
+        asked, evidence = read_request(request, call.principal, tenant_id)
+        answer = self._actions.submit(
+            call, asked, encoded(write_submitted), evidence, proceeding(context)
+        )
         response = sent(action_pb2.SubmitActionResponse, answer)
         if not answer.replayed:
             self._metrics.decisions.labels(_effect_name(response)).inc()

@@ -23,10 +23,13 @@ from oars_grpc.errors import ResourceExhausted
 
 Arguments = ParamSpec("Arguments")
 
+HEALTH = "/grpc.health.v1.Health/"
 OVERLOADED_RETRY_MS = 1000
+_LATTICES = "/oars.v1.LatticeService/"
 _CONTROL_THREADS = 2
 _HEALTH_THREADS = 16
 _HEALTH_WAITING = 64
+UPLOADS = 16  # each keeps a thread while its pieces come and are written
 _OBSERVERS = 16  # health watches and reflection
 _REQUEST_SECONDS = 10.0  # within which a request follows its headers
 _SHARE = 4  # an identity has one place in so many of a pool of streams
@@ -223,11 +226,15 @@ def _cancel(context: grpc.ServicerContext) -> None:
 class Pools:
     """A pool for each kind of call; `control` refuses, which takes no time.
 
-    `observers` is for streams that tell of the server itself, `streams` for those of its rpcs.
+    `lattices` is for calls that compute or wait for a turn to: they take no thread of the others.
+    `observers` is for streams that tell of the server itself, `streams` for those of its rpcs,
+    `uploads` for requests that come in pieces.
     """
 
     calls: BoundedPool
+    lattices: BoundedPool
     streams: StreamPool
+    uploads: StreamPool = field(default_factory=lambda: StreamPool(UPLOADS, "upload"))
     observers: StreamPool = field(default_factory=lambda: StreamPool(_OBSERVERS, "observer"))
     health: BoundedPool = field(
         default_factory=lambda: BoundedPool(_HEALTH_THREADS, _HEALTH_WAITING, "health")
@@ -238,7 +245,15 @@ class Pools:
     awaiting_request: WaitingCalls = field(default_factory=WaitingCalls)
     conversations: WaitingCalls = field(default_factory=WaitingCalls)
 
+    def serving(self, method: str) -> BoundedPool:
+        """The pool of an rpc of one request and one answer."""
+        # Health answers even when every other call waits: a busy server is not a dead one.
+        if method.startswith(HEALTH):
+            return self.health
+        return self.lattices if method.startswith(_LATTICES) else self.calls
+
     def shutdown(self) -> None:
         """Wait for the calls under way and end the threads."""
-        for pool in (self.calls, self.streams, self.observers, self.health, self.control):
+        threads = (self.calls, self.lattices, self.streams, self.uploads, self.observers)
+        for pool in (*threads, self.health, self.control):
             pool.shutdown(wait=True)

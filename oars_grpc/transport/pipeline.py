@@ -10,21 +10,20 @@ calls the handler, and a client without identity that never sends it would hold 
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from oars_grpc.core.call import Call
 from oars_grpc.core.ports import Chance
 from oars_grpc.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from oars_grpc.transport import request_metadata
 from oars_grpc.transport.access import ACCESS, check_access
-from oars_grpc.transport.admission import OVERLOADED_RETRY_MS, BoundedPool, Pools, StreamPool
+from oars_grpc.transport.admission import HEALTH, OVERLOADED_RETRY_MS, Pools, StreamPool
 from oars_grpc.transport.bearer import BearerAuthenticator
-from oars_grpc.transport.current_call import set_current_call
+from oars_grpc.transport.current_call import ServedCall, set_current_call
+from oars_grpc.transport.handlers import Handler, Served, in_pool, parsed, present, serialized
 from oars_grpc.transport.identity import Identified
 from oars_grpc.transport.metrics import Metrics
 from oars_grpc.transport.observed_rpc import ObservedRpc
@@ -33,21 +32,9 @@ from oars_grpc.transport.status import status_code, to_status
 
 # With less than this left, the answer would come too late: refuse before anything is written.
 MINIMUM_SECONDS = 0.005
-_HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection."
 
-# Generic in the stubs, not at runtime.
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.ServicerContext
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """How an rpc is served, and how it is refused while its pool is full."""
-
-    pool: BoundedPool
-    serving: Handler
-    refusing: Handler
 
 
 class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic at runtime
@@ -67,7 +54,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         self._chance = chance
         self._metrics = metrics
         self._pools = pools
-        self._served: dict[str, _Served] = {}
+        self._served: dict[str, Served] = {}
 
     def intercept_service(
         self,
@@ -84,31 +71,41 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
             served = self._served[method] = self._wrapped(method, handler)
         return served.refusing if served.pool.full else served.serving
 
-    def _wrapped(self, method: str, handler: Handler) -> "_Served":
+    def _wrapped(self, method: str, handler: Handler) -> "Served":
         if handler.response_streaming:
-            observes = method.startswith((_HEALTH, _REFLECTION))
+            observes = method.startswith((HEALTH, _REFLECTION))
             streams = self._pools.observers if observes else self._pools.streams
-            return _Served(
+            return Served(
                 streams,
-                _in_pool(
+                in_pool(
                     grpc.stream_stream_rpc_method_handler,
                     self._streaming(method, handler, streams),
                     streams,
                 ),
-                _in_pool(
+                in_pool(
                     grpc.stream_stream_rpc_method_handler,
                     self._overloaded(method),
                     self._pools.control,
                 ),
             )
         if handler.request_streaming:
-            raise NotImplementedError(f"{method}: no rpc of one answer to many requests is served")
-        # Health answers even when every other call waits: a busy server is not a dead one.
-        calls = self._pools.health if method.startswith(_HEALTH) else self._pools.calls
-        return _Served(
+            uploads = self._pools.uploads
+            return Served(
+                uploads,
+                in_pool(
+                    grpc.stream_unary_rpc_method_handler, self._upload(method, handler), uploads
+                ),
+                in_pool(
+                    grpc.stream_unary_rpc_method_handler,
+                    self._overloaded(method),
+                    self._pools.control,
+                ),
+            )
+        calls = self._pools.serving(method)
+        return Served(
             calls,
-            _in_pool(grpc.stream_unary_rpc_method_handler, self._unary(method, handler), calls),
-            _in_pool(
+            in_pool(grpc.stream_unary_rpc_method_handler, self._unary(method, handler), calls),
+            in_pool(
                 grpc.stream_unary_rpc_method_handler,
                 self._overloaded(method),
                 self._pools.control,
@@ -127,7 +124,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
         return serve
 
     def _unary(self, method: str, handler: Handler) -> Callable[[Iterator[bytes], Context], bytes]:
-        behavior = _present(handler.unary_unary)
+        behavior = present(handler.unary_unary)
 
         def serve(requests: Iterator[bytes], context: Context) -> bytes:
             rpc = self._begin(method)
@@ -135,21 +132,72 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
                 try:
                     identified = self._authorise(rpc, context)
                     headers, request = self._receive(rpc, context, handler, requests, identified)
-                    response = _serialized(behavior(request, context))
+                    response = serialized(behavior(request, context))
                 except grpc.RpcError:  # the call ended before its request came
                     rpc.end(grpc.StatusCode.CANCELLED)
                     raise
                 except Exception as error:  # noqa: BLE001 - the guard: nothing passes it
                     self._refuse(rpc, context, error)
-                # Sent only now: headers sent before the outcome is known make Envoy unable to
-                # retry the call.
-                context.send_initial_metadata(
-                    ((request_metadata.REQUEST_ID, rpc.request_id), *headers)
-                )
+                # A trailer, which leaves with the answer: headers cost a message of their own. So
+                # only where there are any; and only now, for Envoy cannot retry a call after them.
+                context.set_trailing_metadata(((request_metadata.REQUEST_ID, rpc.request_id),))
+                if headers:
+                    context.send_initial_metadata(tuple(headers))
                 rpc.end(grpc.StatusCode.OK)
                 return response
 
         return serve
+
+    def _upload(self, method: str, handler: Handler) -> Callable[[Iterator[bytes], Context], bytes]:
+        """What serves an rpc of many requests and one answer.
+
+        Headers are sent at once: nobody could repeat such a call in any case, and the sidecar stops
+        counting the time in which a request has to come. What else the answer tells are trailers.
+        """
+        behavior = present(handler.stream_unary)
+
+        def serve(requests: Iterator[bytes], context: Context) -> bytes:
+            rpc = self._begin(method)
+            try:
+                identified = self._authorise(rpc, context)
+                with self._pools.uploads.place_of(rpc.caller):
+                    served = self._call_of(rpc, context, identified)
+                    context.send_initial_metadata(((request_metadata.REQUEST_ID, rpc.request_id),))
+                    pieces = self._pieces(context, handler, requests)
+                    response = serialized(behavior(pieces, context))
+                    context.set_trailing_metadata(tuple(served.reply_headers))
+            except grpc.RpcError:  # the call ended before its last request came
+                rpc.end(grpc.StatusCode.CANCELLED)
+                raise
+            except Exception as error:  # noqa: BLE001 - the guard: nothing passes it
+                self._refuse(rpc, context, error)
+            rpc.end(grpc.StatusCode.OK)
+            return response
+
+        return serve
+
+    def _pieces(
+        self, context: Context, handler: Handler, requests: Iterator[bytes]
+    ) -> Iterator[Message]:
+        """The requests as they come, each within the time that any request has."""
+        while True:
+            with self._pools.awaiting_request.including(context):
+                raw = next(requests, None)
+            if raw is None:
+                if not context.is_active():
+                    raise DeadlineExceeded("the call ended before its requests did")
+                return
+            yield parsed(handler, raw)
+
+    def _call_of(
+        self, rpc: ObservedRpc, context: Context, identified: Identified | None
+    ) -> ServedCall:
+        """The call of requests that are not read yet; who reads them makes the fingerprint."""
+        if identified is None:
+            raise TypeError(f"{rpc.method} is served to identities only")
+        key = request_metadata.key_of_stream(rpc.metadata)
+        call = Call(identified.principal, rpc.method.rpartition("/")[2], rpc.request_id, key)
+        return set_current_call(call, lambda: self._permitted(rpc, context), identified.ends_at)
 
     def _streaming(
         self, method: str, handler: Handler, pool: StreamPool
@@ -160,7 +208,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
                 identified = self._authorise(rpc, context)
                 with pool.place_of(rpc.caller):
                     for response in self._responses(rpc, context, handler, requests, identified):
-                        yield _serialized(response)
+                        yield serialized(response)
             except (GeneratorExit, grpc.RpcError):  # the call ended under the answer, or before
                 rpc.end(grpc.StatusCode.CANCELLED)
                 return
@@ -181,11 +229,11 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
     ) -> Iterator[Message]:
         if not handler.request_streaming:
             _, request = self._receive(rpc, context, handler, requests, identified)
-            yield from _present(handler.unary_stream)(request, context)
+            yield from present(handler.unary_stream)(request, context)
             return
         with self._pools.conversations.including(context):
-            parsed = (_parsed(handler, raw) for raw in requests)
-            yield from _present(handler.stream_stream)(parsed, context)
+            pieces = (parsed(handler, raw) for raw in requests)
+            yield from present(handler.stream_stream)(pieces, context)
 
     def _begin(self, method: str) -> ObservedRpc:
         return ObservedRpc(method, self._metrics, self._chance.new_id("req"))
@@ -229,7 +277,7 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
             raw = next(requests, None)
         if raw is None:
             raise InvalidArgument.of("request", "was not sent")
-        request = _parsed(handler, raw)
+        request = parsed(handler, raw)
         key = None
         if ACCESS[rpc.method].mutating:
             key = request_metadata.idempotency_key(rpc.metadata, rpc.method, request)
@@ -243,30 +291,3 @@ class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]  # not generic
     def _refuse(rpc: ObservedRpc, context: Context, error: Exception) -> NoReturn:
         rpc.end(status_code(error), error)
         context.abort_with_status(to_status(error, rpc.request_id))
-
-
-def _in_pool(kind: Callable[..., Handler], serve: Callable[..., Any], pool: Executor) -> Handler:
-    serve.experimental_thread_pool = pool  # type: ignore[attr-defined] # grpcio reads it
-    return kind(serve)
-
-
-def _parsed(handler: Handler, raw: bytes) -> Message:
-    try:
-        request: Message = _present(handler.request_deserializer)(raw)
-    except (DecodeError, ValueError) as error:
-        raise InvalidArgument.of(
-            "request", "is not a valid message: malformed, nested too deeply or not UTF-8"
-        ) from error
-    return request
-
-
-def _serialized(response: Message) -> bytes:
-    """Deterministic, so that a replayed answer equals the first byte for byte."""
-    return response.SerializeToString(deterministic=True)
-
-
-def _present(part: Callable[..., Any] | None) -> Callable[..., Any]:
-    """A part of a handler that its kind always has; grpcio types them all as optional."""
-    if part is None:
-        raise TypeError("the handler lacks the part that its kind has")
-    return part

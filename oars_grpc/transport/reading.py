@@ -35,6 +35,11 @@ class Reader:
         """Note a violation."""
         self._violations.append(FieldViolation(field, description))
 
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was wrong so far."""
+        return not self._violations
+
     def done(self) -> None:
         """Raise InvalidArgument with all violations, if there were any."""
         if self._violations:

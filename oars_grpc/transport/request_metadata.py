@@ -56,13 +56,24 @@ def idempotency_key(metadata: Metadata, method: str, request: Message) -> Idempo
     Raises:
         InvalidArgument: not 1 to 255 printable ASCII characters, or given twice.
     """
-    value = _single(metadata, IDEMPOTENCY_KEY)
+    value = _checked_key(metadata)
     if value is None:
         return None
-    if not _IDEMPOTENCY_KEY.fullmatch(value):
-        raise InvalidArgument.of(IDEMPOTENCY_KEY, "must be 1 to 255 printable ASCII characters")
     canonical = method.encode() + b"\x00" + request.SerializeToString(deterministic=True)
     return IdempotencyKey(value, hashlib.sha256(canonical).hexdigest())
+
+
+def key_of_stream(metadata: Metadata) -> IdempotencyKey | None:
+    """The key of requests that are still to come, without a fingerprint; refused alike."""
+    value = _checked_key(metadata)
+    return None if value is None else IdempotencyKey(value, "")
+
+
+def _checked_key(metadata: Metadata) -> str | None:
+    value = _single(metadata, IDEMPOTENCY_KEY)
+    if value is not None and not _IDEMPOTENCY_KEY.fullmatch(value):
+        raise InvalidArgument.of(IDEMPOTENCY_KEY, "must be 1 to 255 printable ASCII characters")
+    return value
 
 
 def _single(metadata: Metadata, name: str) -> str | None:

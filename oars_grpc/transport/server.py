@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
+from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -20,6 +21,8 @@ from oars_grpc.generated.oars.v1 import (
     control_pb2_grpc,
     evidence_pb2,
     evidence_pb2_grpc,
+    lattice_pb2,
+    lattice_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     receipt_pb2,
@@ -30,14 +33,16 @@ from oars_grpc.generated.oars.v1 import (
     tenant_pb2_grpc,
 )
 from oars_grpc.transport.action_servicer import ActionServicer
-from oars_grpc.transport.admission import BoundedPool, Pools, StreamPool
+from oars_grpc.transport.admission import UPLOADS, BoundedPool, Pools, StreamPool
 from oars_grpc.transport.approval_servicer import ApprovalServicer
 from oars_grpc.transport.approver_servicer import ApproverServicer
 from oars_grpc.transport.control_servicer import ControlServicer
 from oars_grpc.transport.credentials import TlsFiles, add_port, add_socket_port, tls_credentials
 from oars_grpc.transport.evidence_servicer import EvidenceServicer
 from oars_grpc.transport.health import DrainableHealth, HealthProber
+from oars_grpc.transport.lattice_servicer import LatticeServicer
 from oars_grpc.transport.metrics import Metrics
+from oars_grpc.transport.operations_servicer import OperationsServicer
 from oars_grpc.transport.pipeline import Pipeline
 from oars_grpc.transport.policy_servicer import PolicyServicer
 from oars_grpc.transport.receipt_servicer import ReceiptServicer
@@ -51,6 +56,7 @@ from oars_grpc.use_cases.approver_keys import ApproverKeys
 from oars_grpc.use_cases.controls import Controls
 from oars_grpc.use_cases.evidence import Evidence
 from oars_grpc.use_cases.executions import Executions
+from oars_grpc.use_cases.lattice_use_cases import LatticeUseCases
 from oars_grpc.use_cases.legal_holds import LegalHolds
 from oars_grpc.use_cases.log import Log
 from oars_grpc.use_cases.policies import Policies
@@ -77,12 +83,15 @@ SERVICES = tuple(
         (approver_pb2.DESCRIPTOR, "ApproverService"),
         (control_pb2.DESCRIPTOR, "ControlService"),
         (evidence_pb2.DESCRIPTOR, "EvidenceService"),
+        (lattice_pb2.DESCRIPTOR, "LatticeService"),
         (policy_pb2.DESCRIPTOR, "PolicyService"),
         (receipt_pb2.DESCRIPTOR, "ReceiptService"),
         (retention_pb2.DESCRIPTOR, "RetentionService"),
         (tenant_pb2.DESCRIPTOR, "TenantService"),
     )
 )
+
+OPERATIONS = "google.longrunning.Operations"
 
 _OPTIONS = (
     # A second server on the same port would silently take part of the connections.
@@ -112,6 +121,7 @@ class UseCases:
     replays: Replays
     receipts: Receipts
     holds: LegalHolds
+    lattices: LatticeUseCases
     log: Log
     verifier: ReceiptVerifier
     tenants: Tenants
@@ -148,6 +158,7 @@ class OarsServer:
     ) -> None:
         self._pools = Pools(
             calls=BoundedPool(limits.worker_threads, limits.queued_rpcs, "rpc"),
+            lattices=BoundedPool(limits.worker_threads, limits.queued_rpcs, "lattice"),
             streams=StreamPool(limits.streams, "stream"),
         )
         self._draining = threading.Event()
@@ -156,16 +167,16 @@ class OarsServer:
             interceptors=[make_pipeline(self._pools)],
             options=connection_options(limits.watch_seconds),
             # Beyond the pools only health and refusals are under way.
-            maximum_concurrent_rpcs=limits.worker_threads
-            + limits.queued_rpcs
+            maximum_concurrent_rpcs=2 * (limits.worker_threads + limits.queued_rpcs)
             + limits.streams
+            + UPLOADS
             + CONTROL_CALLS,
         )
         self._add_services(use_cases, limits, metrics)
         self._health = DrainableHealth()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            (*SERVICES, OPERATIONS, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self._prober = HealthProber(self._health, SERVICES, probe, metrics)
 
@@ -199,6 +210,12 @@ class OarsServer:
         )
         evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(
             EvidenceServicer(use_cases.evidence, self._draining), server
+        )
+        lattice_pb2_grpc.add_LatticeServiceServicer_to_server(
+            LatticeServicer(use_cases.lattices), server
+        )
+        operations_pb2_grpc.add_OperationsServicer_to_server(
+            OperationsServicer(use_cases.lattices), server
         )
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(
             PolicyServicer(use_cases.policies, use_cases.replays, self._draining), server

@@ -1,13 +1,13 @@
 """Verifications: messages ↔ core values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from oars_grpc.core import ids
 from oars_grpc.core.envelope import Envelope
 from oars_grpc.core.ids import parse_id
 from oars_grpc.core.keys import TrustedKey
-from oars_grpc.core.verification import CheckResult, Surroundings
+from oars_grpc.core.verification import Check, CheckResult, Surroundings
 from oars_grpc.generated.oars.v1 import receipt_pb2
 from oars_grpc.transport.key_messages import read_key
 from oars_grpc.transport.reading import Reader, inverse
@@ -88,19 +88,24 @@ def write_verification(verified: VerifiedReceipt) -> receipt_pb2.VerifyReceiptRe
     verification = verified.verification
     return receipt_pb2.VerifyReceiptResponse(
         valid=verification.valid,
-        checks=[
-            receipt_pb2.Check(
-                name=check.name,
-                result=_CHECK_RESULT_NUMBERS[check.result],
-                detail=check.detail,
-            )
-            for check in verification.checks
-        ],
+        checks=write_checks(verification.checks),
         errors=verification.errors,
         key_id=verification.key_id,
         trust_source=verified.trust_source if verification.key_id else "",
         receipt=_write_verified(verified),
     )
+
+
+def write_checks(checks: Sequence[Check]) -> list[receipt_pb2.Check]:
+    """The messages of checks."""
+    return [
+        receipt_pb2.Check(
+            name=check.name,
+            result=_CHECK_RESULT_NUMBERS[check.result],
+            detail=check.detail,
+        )
+        for check in checks
+    ]
 
 
 def _write_verified(verified: VerifiedReceipt) -> receipt_pb2.Receipt | None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import orjson
 
 from oars_grpc.core.action import Action
+from oars_grpc.core.action_evidence import EvidenceDetail
 from oars_grpc.core.approval import Approval, ApprovalState, close_approval
 from oars_grpc.core.call import Answer, Call, Encode, IdempotencyScope
 from oars_grpc.core.canonical import sha256_hex
@@ -152,17 +153,21 @@ class ActionChanger:
         return commit_plan(self._ledger, self.bases, tenant_id, scope, attempt, fresh=fresh)
 
     def with_input(self, action: Action) -> Action | None:
-        """A stored action with its input; None where that was erased.
+        """A stored action with its input and the detail of its evidence; None if erased.
 
         Raises:
             RuntimeError: the stored input is not the one that was asked about.
         """
-        found = self._ledger.find_input(action.request.tenant_id, action.action_id)
+        found = self._ledger.find_body(action.request.tenant_id, action.action_id)
         if found is None:
             return None
-        if sha256_hex(found) != action.input_digest:
+        if sha256_hex(found.input) != action.input_digest:
             raise RuntimeError(f"the stored input of {action.action_id} does not have its digest")
-        return replace(action, request=replace(action.request, input=orjson.loads(found)))
+        request = replace(action.request, input=orjson.loads(found.input))
+        if request.evidence is not None:
+            detail = EvidenceDetail.from_bytes(found.evidence)
+            request = replace(request, evidence=replace(request.evidence, detail=detail))
+        return replace(action, request=request)
 
     def approval_of(self, stored: StoredAction) -> Approval | None:
         """The approval that the action waits for or was approved by."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from oars_grpc.core import ids
@@ -13,15 +13,17 @@ from oars_grpc.core.action import (
     Execution,
     check_transition,
 )
-from oars_grpc.core.approval import Approval, ApprovalState
+from oars_grpc.core.action_evidence import ActionEvidence, listed_items
+from oars_grpc.core.approval import ApprovalState
 from oars_grpc.core.call import Answer, Call, Encode
 from oars_grpc.core.canonical import sha256_hex
-from oars_grpc.core.decision import Decision, decide, decision_for_receipt
+from oars_grpc.core.decision import decide
+from oars_grpc.core.lattice.progress import Proceed, keep_going
 from oars_grpc.core.page_token import PageTokens, page_limit, take_page
 from oars_grpc.core.policy import Effect
 from oars_grpc.core.policy_document import CompiledPolicy
 from oars_grpc.core.ports import Chance, Clock, Ledger
-from oars_grpc.core.receipt import APPROVAL_JOINED, caller_json, format_time
+from oars_grpc.core.receipt import APPROVAL_JOINED, caller_json
 from oars_grpc.core.risk import RiskTier
 from oars_grpc.core.stored import ActionFilter, Basis, StoredAction
 from oars_grpc.errors import FailedPrecondition
@@ -34,7 +36,9 @@ from oars_grpc.use_cases.action_change import (
     check_visible,
 )
 from oars_grpc.use_cases.grants import approval_json, decide_now, new_approval, plan_of
+from oars_grpc.use_cases.grounding import Grounding
 from oars_grpc.use_cases.keyring import Keyring, PolicyShelf
+from oars_grpc.use_cases.policy_answer import record_decision
 from oars_grpc.use_cases.recorder import Plan, Recorder, commit_plan
 
 
@@ -56,6 +60,7 @@ class Actions:
         keyring: Keyring,
         policies: PolicyShelf,
         tokens: PageTokens,
+        grounding: Grounding,
         clock: Clock,
         chance: Chance,
     ) -> None:
@@ -63,12 +68,24 @@ class Actions:
         self._keyring = keyring
         self._policies = policies
         self._tokens = tokens
+        self._grounding = grounding
         self._clock = clock
         self._chance = chance
         self._changer = ActionChanger(ledger, keyring, clock, chance)
 
-    def submit(self, call: Call, request: ActionRequest, encode: Encode[ActionOutcome]) -> Answer:
-        """Decide an action and record it; answers only after the commit."""
+    def submit(
+        self,
+        call: Call,
+        request: ActionRequest,
+        encode: Encode[ActionOutcome],
+        evidence: ActionEvidence | None = None,
+        proceed: Proceed = keep_going,
+    ) -> Answer:
+        """Decide an action and record it; answers only after the commit.
+
+        Evidence is scored once, after the caller's rights are known and before anything is locked;
+        `proceed` is called now and then meanwhile, and stops it by raising.
+        """
         call.principal.check_tenant(request.tenant_id)
         call.principal.check_acts_as(request.agent_id, request.user_id)
         if request.execution is Execution.CONNECTOR:
@@ -79,14 +96,16 @@ class Actions:
         scope = call.scope(request.tenant_id)
 
         input_bytes = request.input_bytes()
+        grounded = self._grounding.lazily(request, evidence, proceed)
 
         def attempt(basis: Basis) -> Plan | None:
             policy = self._compiled(basis)
             if policy is None:
                 return None
-            recorder = self._begin(call, request, input_bytes, basis)
+            asked = grounded()
+            recorder = self._begin(call, asked, input_bytes, basis)
             decision = decide(
-                request,
+                asked,
                 basis.policy.reference(),
                 policy,
                 basis.tenant.settings.risk,
@@ -97,7 +116,7 @@ class Actions:
                 joined = self._join(call, recorder, basis, encode)
                 if joined is not None:
                     return joined
-            approval = self._record_decision(recorder, decision, policy, basis)
+            approval = record_decision(recorder, decision, policy, basis, self._chance)
             change = recorder.finish(decision, approval=approval, expected_revision=basis.revision)
             outcome = ActionOutcome(recorder.action, decision, recorder.receipts, approval)
             return Plan(change, encode(outcome))
@@ -256,43 +275,12 @@ class Actions:
             last_receipt_digest="",
         )
         recorder = self._recorder(action, basis, now)
-        recorder.note("action.requested", {"requestId": call.request_id})
+        detail: dict[str, Any] = {"requestId": call.request_id}
+        if request.evidence is not None and request.evidence.detail is not None:
+            detail |= listed_items(request.evidence.detail)
+        recorder.note("action.requested", detail)
         return recorder
 
     def _recorder(self, action: Action, basis: Basis, now: datetime) -> Recorder:
         key = self._keyring.open(basis.signing_key)
         return Recorder(action, key=key, chance=self._chance, now=now)
-
-    def _record_decision(
-        self, recorder: Recorder, decision: Decision, policy: CompiledPolicy, basis: Basis
-    ) -> Approval | None:
-        """Take the state that the effect asks for."""
-        settings = basis.tenant.settings
-        permit_ends = recorder.now + timedelta(seconds=settings.permit_seconds)
-        wait_ends = recorder.now + timedelta(seconds=settings.approval_seconds)
-        detail: dict[str, Any] = {
-            "policy": decision.policy.to_json(),
-            "decision": decision_for_receipt(decision),
-        }
-        match decision.effect:
-            case Effect.ALLOW:
-                detail["permit"] = {"expiresAt": format_time(permit_ends)}
-                recorder.move(ActionState.APPROVED, detail, expires_at=permit_ends)
-            case Effect.APPROVE:
-                plan = plan_of(decision, policy.document, basis)
-                shown = (recorder.action, decision)
-                approval = new_approval(recorder, basis, shown, plan, self._chance)
-                detail["approval"] = approval_json(approval)
-                recorder.move(
-                    ActionState.APPROVAL_REQUIRED,
-                    detail,
-                    expires_at=approval.expires_at,
-                    approval_id=approval.approval_id,
-                )
-                return approval
-            case Effect.QUARANTINE:
-                detail["quarantine"] = {"expiresAt": format_time(wait_ends)}
-                recorder.move(ActionState.QUARANTINED, detail, expires_at=wait_ends)
-            case Effect.DENY:
-                recorder.move(ActionState.DENIED, detail)
-        return None

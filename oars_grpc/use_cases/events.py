@@ -1,6 +1,6 @@
 """Appends events to the logs of tenants, within transactions of the registry."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,8 @@ from oars_grpc.core.event import write_event
 from oars_grpc.core.identity import Principal
 from oars_grpc.core.keys import KeyPurpose
 from oars_grpc.core.ports import Chance, Registry
-from oars_grpc.core.receipt import Receipt
+from oars_grpc.core.receipt import EVENT_PREDICATE_TYPE, Receipt
+from oars_grpc.core.stored import StoredReceipt
 from oars_grpc.errors import FailedPrecondition
 from oars_grpc.use_cases.keyring import Keyring
 
@@ -58,6 +59,29 @@ class EventWriter:
         Raises:
             FailedPrecondition: the tenant has no active signing key.
         """
+        self.append_all(
+            registry,
+            tenant_id=tenant_id,
+            caller=caller,
+            events=[(receipt_id, type_, event)],
+            now=now,
+        )
+
+    def append_all(
+        self,
+        registry: Registry,
+        *,
+        tenant_id: str,
+        caller: Principal | None,
+        events: Sequence[tuple[str, str, Mapping[str, Any]]],
+        now: datetime,
+        predicate_type: str = EVENT_PREDICATE_TYPE,
+    ) -> Sequence[StoredReceipt]:
+        """The same of several, each with the id of its receipt and its type, one after the other.
+
+        Raises:
+            FailedPrecondition: the tenant has no active signing key.
+        """
         stored = registry.active_key(tenant_id, KeyPurpose.RECEIPT)
         if stored is None:
             raise FailedPrecondition(
@@ -65,8 +89,10 @@ class EventWriter:
             )
         key = self._keyring.open(stored)
 
-        def compose(sequence: int, previous_digest: str) -> Receipt:
-            return write_event(
+        def composer(
+            receipt_id: str, type_: str, event: Mapping[str, Any]
+        ) -> Callable[[int, str], Receipt]:
+            return lambda sequence, previous_digest: write_event(
                 receipt_id=receipt_id,
                 tenant_id=tenant_id,
                 type_=type_,
@@ -76,6 +102,7 @@ class EventWriter:
                 previous_receipt_digest=previous_digest,
                 now=now,
                 key=key,
+                predicate_type=predicate_type,
             )
 
-        registry.append_event(tenant_id, compose)
+        return registry.append_events(tenant_id, [composer(*each) for each in events])

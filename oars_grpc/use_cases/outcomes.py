@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from oars_grpc.core.call import Answer, Call, Encode, StoredOutcome, replay
 from oars_grpc.core.ports import Clock, Registry, RegistryStore
-from oars_grpc.errors import AlreadyExists, FailedPrecondition
+from oars_grpc.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
 from oars_grpc.use_cases.recorder import IDEMPOTENCY_LIFETIME
 
 Result = TypeVar("Result")
@@ -36,7 +36,7 @@ def run_idempotent(
 
     try:
         return store.run(tenant_id, transaction)
-    except (AlreadyExists, FailedPrecondition):
+    except (AlreadyExists, Conflict, FailedPrecondition, NotFound):
         # The call that this one repeats may have committed while this one waited for its lock,
         # and made the state what the work objects to.
         if scope is None:
@@ -45,3 +45,12 @@ def run_idempotent(
         if stored is None:
             raise
         return replay(stored, scope)
+
+
+def first_answer(store: RegistryStore, call: Call, tenant_id: str) -> Answer | None:
+    """The answer to a call that this one repeats, before dear work is done again; None if first."""
+    scope = call.scope(tenant_id)
+    if scope is None:
+        return None
+    stored = store.run(tenant_id, lambda registry: registry.outcome(scope))
+    return None if stored is None else replay(stored, scope)

@@ -61,6 +61,15 @@ SECURITY_RELEVANT: Mapping[str, str] = {
     "GetLegalHold": "admin operator auditor",
     "ListLegalHolds": "admin operator auditor",
     "GetTenant": "admin operator approver auditor",
+    # Leave receipts, and take a core each.
+    "SettleOnce": "agent gateway operator admin",
+    "CreateSmallLattice": "agent gateway operator admin",
+    "DeleteLattice": "agent gateway operator admin",
+    "UpsertAnchors": "agent gateway operator admin",
+    "RemoveAnchors": "agent gateway operator admin",
+    "QueryLattice": "agent gateway operator admin",
+    "ScoreChain": "agent gateway operator admin",
+    "ComputeGates": "agent gateway operator admin",
     "ListTenants": "admin operator approver auditor",
 }
 # Everything else is to read one's own, or public.
@@ -75,6 +84,10 @@ EVERYONE = (
     "GetReceiptProof",
     "GetCheckpoint",
     "GetConsistencyProof",
+    "GetLattice",
+    "ListLattices",
+    "CompareLattices",
+    "VerifyLatticeReceipt",
 )
 WITHOUT_IDENTITY = {f"/grpc.health.v1.Health/{name}" for name in ("Check", "List")}
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
@@ -158,7 +171,9 @@ def test_the_table_gives_exactly_what_is_written_here() -> None:
 
 def test_everything_that_changes_takes_an_idempotency_key_and_needs_a_scope() -> None:
     for name, rpc in RPCS.items():
-        reads = name.startswith(("Get", "List", "Watch", "Verify", "Prove", "Export", "Replay"))
+        reads = name.startswith(
+            ("Get", "List", "Watch", "Verify", "Prove", "Export", "Replay", "Compare")
+        )
         assert ACCESS[rpc.path].mutating is not reads
         assert ACCESS[rpc.path].scope
 

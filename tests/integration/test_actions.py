@@ -182,3 +182,16 @@ def test_a_watch_ends_with_an_explicit_final_event(agent: Client) -> None:
     events = agent.rest.get(f"/v1/actions/{action['actionId']}:watch").json()
     assert events[-1]["final"] is True
     assert json.dumps(events[-1]["action"]["state"]) == '"ACTION_STATE_DENIED"'
+
+
+def test_the_id_of_a_request_comes_back_with_its_answer(agent: Client) -> None:
+    request = action_pb2.ListActionsRequest(page_size=1)
+    _, call = agent.actions.ListActions.with_call(
+        request, timeout=30, metadata=(("x-request-id", "mine-1"),)
+    )
+    assert ("x-request-id", "mine-1") in [tuple(trailer) for trailer in call.trailing_metadata()]
+    _, call = agent.actions.ListActions.with_call(request, timeout=30)
+    assert dict(call.trailing_metadata())["x-request-id"]
+    answer = agent.rest.get("/v1/actions", headers={"x-request-id": "mine-2"})
+    assert answer.headers.get_list("x-request-id") == ["mine-2"]
+    assert len(agent.rest.get("/v1/actions").headers.get_list("x-request-id")) == 1

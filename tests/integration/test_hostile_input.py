@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from oars_grpc.generated.oars.v1 import (
+    action_evidence_pb2,
     action_pb2,
     approval_pb2,
     approver_pb2,
@@ -30,7 +31,9 @@ from oars_grpc.generated.oars.v1 import (
 )
 from oars_grpc.transport.access import ACCESS
 from tests.support.client import Client, action_body, submit
+from tests.support.factories import new_id
 from tests.support.rpcs import (
+    LATTICE_RPCS,
     RPCS,
     UNKNOWN_IDS,
     Refusal,
@@ -38,11 +41,13 @@ from tests.support.rpcs import (
     call_grpc,
     call_rest,
     document,
+    grounded_submission,
     grpc_refusal,
+    lattice_request,
+    packed,
     refused_by_grpc,
     registration,
     rest_refusal,
-    submission,
 )
 
 # Any: keyword arguments of messages take dicts, which the stubs do not know.
@@ -53,6 +58,7 @@ T: Any = tenant_pb2
 V: Any = approval_pb2
 C: Any = control_pb2
 E: Any = evidence_pb2
+E2: Any = action_evidence_pb2
 H: Any = retention_pb2
 K: Any = approver_pb2
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -97,7 +103,7 @@ def workflow_settings() -> T.TenantSettings:
 
 
 FILLED: dict[str, Message] = {
-    "SubmitAction": submission(),
+    "SubmitAction": grounded_submission(),
     "SimulatePolicy": json_format.ParseDict(
         action_body() | {"time": "2026-01-01T00:00:00Z"},
         P.SimulatePolicyRequest(
@@ -148,6 +154,7 @@ FILLED: dict[str, Message] = {
     "ProveCompleteness": R.ProveCompletenessRequest(tenant_id="tenant_alpha"),
     "GetCheckpoint": R.GetCheckpointRequest(tenant_id="tenant_alpha"),
     "GetConsistencyProof": R.GetConsistencyProofRequest(tenant_id="tenant_alpha", from_size=1),
+    **{name: lattice_request(name) for name in LATTICE_RPCS},
 }
 
 
@@ -485,6 +492,14 @@ def test_required_fields_are_named_when_missing(ask: Ask, name: str) -> None:
         "CreateControlMapping": ("framework", "control_id"),
         "PlaceLegalHold": ("tenant_id", "name", "reason"),
         "ReleaseLegalHold": ("tenant_id", "reason"),
+        "SettleOnce": ("dimension", "anchors", "query"),
+        "CreateSmallLattice": ("dimension", "anchors"),
+        "UpsertAnchors": ("indices", "anchors"),
+        "RemoveAnchors": ("indices",),
+        "QueryLattice": ("queries",),
+        "ScoreChain": ("query", "chain"),
+        "ComputeGates": ("query",),
+        "VerifyLatticeReceipt": ("receipt_id",),
     }
     rpc = RPCS[name]
     named = re.search(r"\{(\w+)\}", rpc.route)
@@ -514,6 +529,23 @@ def decide(**fields: Any) -> Any:
 
 def with_context(**context: Any) -> Any:
     return json_format.ParseDict(action_body(context=context), A.SubmitActionRequest())
+
+
+def with_evidence(**evidence: Any) -> Any:
+    """A submission whose evidence is fine but for what is changed; None leaves a member out."""
+    request = grounded_submission()
+    for name, value in evidence.items():
+        request.evidence.ClearField(name)
+        if name == "items":
+            request.evidence.items.extend(value)
+        elif value is not None:
+            setattr(request.evidence, name, value)
+    return request
+
+
+def item(**changes: Any) -> Any:
+    members = {"id": "i", "text": "t", "embedding": packed(1, 0, 0)} | changes
+    return E2.EvidenceItem(**{name: value for name, value in members.items() if value is not None})
 
 
 def policy(*rules: dict[str, Any], **fields: Any) -> Any:
@@ -597,6 +629,91 @@ REFUSED: dict[str, tuple[str, Message, tuple[str, ...]]] = {
             agent_id="a", resource={"tool_id": "t", "operation": "o"}, delegation_chain=["x"] * 17
         ),
         ("delegation_chain",),
+    ),
+    "evidence of nothing": ("SubmitAction", with_evidence(items=[]), ("evidence",)),
+    "items and a lattice": (
+        "SubmitAction",
+        with_evidence(lattice_id=new_id("lat")),
+        ("evidence",),
+    ),
+    "no lattice's id": (
+        "SubmitAction",
+        with_evidence(items=[], lattice_id=new_id("act")),
+        ("evidence.lattice_id",),
+    ),
+    "no embedding of the action": (
+        "SubmitAction",
+        with_evidence(action_embedding=None),
+        ("evidence.action_embedding",),
+    ),
+    "half a number": (
+        "SubmitAction",
+        with_evidence(items=[], lattice_id=new_id("lat"), action_embedding=bytes(9)),
+        ("evidence.action_embedding",),
+    ),
+    "embedding of zeros": (
+        "SubmitAction",
+        with_evidence(action_embedding=bytes(12)),
+        ("evidence.action_embedding",),
+    ),
+    "129 items": (
+        "SubmitAction",
+        with_evidence(items=[item(id=f"i{n}") for n in range(129)]),
+        ("evidence.items",),
+    ),
+    "embeddings of 2049 numbers": (
+        "SubmitAction",
+        with_evidence(items=[], lattice_id=new_id("lat"), action_embedding=packed(*[1] * 2049)),
+        ("evidence.action_embedding",),
+    ),
+    "more than 512 KiB of embeddings": (
+        "SubmitAction",
+        with_evidence(
+            action_embedding=packed(*[1] * 2048),
+            items=[item(id=f"i{n}", embedding=packed(*[1] * 2048)) for n in range(65)],
+        ),
+        ("evidence",),
+    ),
+    "everything wrong with an item": (
+        "SubmitAction",
+        with_evidence(
+            items=[item(), item(id="", text=None, embedding=None, trust=math.nan, adverse=-0.1)]
+        ),
+        (
+            "evidence.items[1].id",
+            "evidence.items[1]",
+            "evidence.items[1].embedding",
+            "evidence.items[1].trust",
+            "evidence.items[1].adverse",
+        ),
+    ),
+    "embeddings that are none": (
+        "SubmitAction",
+        with_evidence(
+            items=[
+                item(id="a", embedding=packed(math.nan, 1, 1)),
+                item(id="b", embedding=packed(1, math.inf, 1)),
+                item(id="c", embedding=packed(1, 1)),
+                item(id="d", embedding=packed(0, -0.0, 0)),
+                item(id="e", embedding=packed(1, 1, 2e15)),
+            ]
+        ),
+        tuple(f"evidence.items[{n}].embedding" for n in range(5)),
+    ),
+    "items of one id": (
+        "SubmitAction",
+        with_evidence(items=[item(), item(id="j"), item()]),
+        ("evidence.items[2].id",),
+    ),
+    "upper digest of an item": (
+        "SubmitAction",
+        with_evidence(items=[item(text=None, digest="A" * 64)]),
+        ("evidence.items[0].digest",),
+    ),
+    "long text of an item": (
+        "SubmitAction",
+        with_evidence(items=[item(text="x" * 2049)]),
+        ("evidence.items[0].text",),
     ),
     "1001 rules": ("CreatePolicy", policy(*[{}] * 1001), ("document.rules",)),
     "no rules": ("CreatePolicy", policy(), ("document.rules",)),

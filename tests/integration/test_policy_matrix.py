@@ -11,7 +11,13 @@ from google.protobuf import json_format
 
 from oars_grpc.core.envelope import envelope_from_json
 from oars_grpc.core.receipt import parse_statement
-from oars_grpc.generated.oars.v1 import action_pb2, context_pb2, policy_pb2, tenant_pb2
+from oars_grpc.generated.oars.v1 import (
+    action_evidence_pb2,
+    action_pb2,
+    context_pb2,
+    policy_pb2,
+    tenant_pb2,
+)
 from oars_grpc.local.stack import LocalStack
 from oars_grpc.transport.policy_messages import write_document
 from tests.support.client import Client, client_for
@@ -118,11 +124,25 @@ STATES = {
 }
 
 
+def evidence_of(case: Case) -> action_evidence_pb2.ActionEvidence | None:
+    if case.evidence is None:
+        return None
+    items = [
+        action_evidence_pb2.EvidenceItem(id=each.item_id, text=each.text, embedding=each.embedding)
+        for each in case.evidence.items
+    ]
+    return action_evidence_pb2.ActionEvidence(
+        items=items, action_embedding=case.evidence.action_embedding
+    )
+
+
 def faults_of_submission(matrix_: Matrix, case: Case) -> list[str]:
     """How the answer, the state or the receipt of a submission differs from the matrix."""
     answer = matrix_.agent.actions.SubmitAction(
         action_pb2.SubmitActionRequest(
-            **parts(case), delegation_chain=case.request().delegation_chain
+            **parts(case),
+            delegation_chain=case.request().delegation_chain,
+            evidence=evidence_of(case),
         ),
         metadata=(("idempotency-key", f"matrix-{CASES.index(case)}"),),
     )

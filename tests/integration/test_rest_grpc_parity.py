@@ -43,6 +43,8 @@ from tests.support.rpcs import (
     call_grpc,
     call_rest,
     document,
+    grounded_submission,
+    lattice_request,
     refused_by_grpc,
     registration,
     rest_refusal,
@@ -88,6 +90,19 @@ class World:
     def log_size(self) -> int:
         found: int = self.checkpoint().size
         return found
+
+    def lattice(self) -> Any:
+        """A lattice that was just created, and its receipt."""
+        request = lattice_request("CreateSmallLattice", tenant_id=TENANT)
+        return self.admin.lattices.CreateSmallLattice(request, timeout=20)
+
+    def about_lattice(self, name: str, *, receipt: bool = False, **fields: Any) -> Any:
+        """A request about a new lattice, perhaps about its receipt."""
+        made = self.lattice()
+        if receipt:
+            fields["receipt_id"] = made.receipt.receipt_id
+        lattice_id = made.lattice.lattice_id
+        return lattice_request(name, tenant_id=TENANT, lattice_id=lattice_id, **fields)
 
     def held(self) -> str:
         placed = RetentionServiceStub(self.admin.channel).PlaceLegalHold(hold(), timeout=20)
@@ -207,7 +222,7 @@ def hold() -> Any:
 UNKNOWN_IS_EMPTY = (("ListReceipts", "action_id"), ("ListReceipts", "policy_id"))
 SETTINGS = T.TenantSettings(permit_seconds=60, approval_seconds=600)
 CASES: Mapping[str, Callable[[World], Message]] = {
-    "SubmitAction": lambda _: submission("create_ticket", TENANT),
+    "SubmitAction": lambda _: grounded_submission("create_ticket", TENANT),
     "GetAction": lambda w: w.named(A.GetActionRequest),
     "ListActions": lambda w: A.ListActionsRequest(
         tenant_id=TENANT,
@@ -288,7 +303,7 @@ CASES: Mapping[str, Callable[[World], Message]] = {
             "service_account_id": "sa-1",
             "attributes": {"environment": "production", "team": "ü"},
         },
-        evidence={"coherence": 0.25, "novelty": 0},
+        evidence={"coherence": 0.25, "novelty": 0, "risk_high": 1},
     ),
     "ReplayPolicy": lambda w: P.ReplayPolicyRequest(
         tenant_id=TENANT, policy_id=w.draft(), from_size=1, to_size=w.log_size()
@@ -311,6 +326,22 @@ CASES: Mapping[str, Callable[[World], Message]] = {
     "ProveCompleteness": lambda w: R.ProveCompletenessRequest(
         tenant_id=TENANT, to_checkpoint=w.checkpoint().note
     ),
+    "SettleOnce": lambda _: lattice_request("SettleOnce", tenant_id=TENANT),
+    "CreateSmallLattice": lambda _: lattice_request("CreateSmallLattice", tenant_id=TENANT),
+    "GetLattice": lambda w: w.about_lattice("GetLattice"),
+    "ListLattices": lambda w: (
+        w.lattice() and lattice_request("ListLattices", tenant_id=TENANT, page_size=1)
+    ),
+    "DeleteLattice": lambda w: w.about_lattice("DeleteLattice"),
+    "UpsertAnchors": lambda w: w.about_lattice("UpsertAnchors"),
+    "RemoveAnchors": lambda w: w.about_lattice("RemoveAnchors"),
+    "QueryLattice": lambda w: w.about_lattice("QueryLattice"),
+    "ScoreChain": lambda w: w.about_lattice("ScoreChain"),
+    "ComputeGates": lambda w: w.about_lattice("ComputeGates"),
+    "CompareLattices": lambda w: w.about_lattice(
+        "CompareLattices", other_lattice_id=w.lattice().lattice.lattice_id
+    ),
+    "VerifyLatticeReceipt": lambda w: w.about_lattice("VerifyLatticeReceipt", receipt=True),
     "PlaceLegalHold": lambda _: hold(),
     "GetLegalHold": lambda w: H.GetLegalHoldRequest(tenant_id=TENANT, hold_id=w.held()),
     "ListLegalHolds": lambda w: H.ListLegalHoldsRequest(

@@ -23,11 +23,13 @@ from oars_grpc.local.stack import LocalStack
 from tests.support.client import Client, client_for
 from tests.support.identities import add_identity
 from tests.support.rpcs import (
+    LATTICE_RPCS,
     RPCS,
     UNKNOWN_IDS,
     call_grpc,
     call_rest,
     document,
+    lattice_request,
     refused_by_grpc,
     registration,
     rest_refusal,
@@ -53,6 +55,15 @@ NAMED_BY = {
     "RetireControlMapping": "mapping_id",
     "GetLegalHold": "hold_id",
     "ReleaseLegalHold": "hold_id",
+    "GetLattice": "lattice_id",
+    "DeleteLattice": "lattice_id",
+    "UpsertAnchors": "lattice_id",
+    "RemoveAnchors": "lattice_id",
+    "QueryLattice": "lattice_id",
+    "ScoreChain": "lattice_id",
+    "ComputeGates": "lattice_id",
+    "CompareLattices": "lattice_id",
+    "VerifyLatticeReceipt": "lattice_id",
     "GetPolicy": "policy_id",
     "PublishPolicy": "policy_id",
     "RollbackPolicy": "policy_id",
@@ -62,12 +73,21 @@ NAMED_BY = {
     "GetReceiptProof": "receipt_id",
     "VerifyReceipt": "receipt_id",
 }
-LISTS = ("ListActions", "ListApprovals", "ListControlMappings", "ListPolicies", "ListReceipts")
+LISTS = (
+    "ListActions",
+    "ListApprovals",
+    "ListControlMappings",
+    "ListLattices",
+    "ListPolicies",
+    "ListReceipts",
+)
 # Take the one tenant of the caller where it is left out.
 TENANT_MAY_BE_LEFT_OUT = (
     *LISTS,
     "SubmitAction",
     "CreateControlMapping",
+    "CreateSmallLattice",
+    "SettleOnce",
     "CreatePolicy",
     "ExportEvidence",
     "GetCoverageReport",
@@ -97,11 +117,13 @@ def alpha(agent: Client, admin: Client) -> Alpha:
     matter = retention_pb2.PlaceLegalHoldRequest(
         tenant_id=ALPHA, name="walls", reason="walls", scope=R.ReceiptFilter(agent_id="nobody")
     )
+    kept = admin.lattices.CreateSmallLattice(lattice_request("CreateSmallLattice"), timeout=20)
     held = RetentionServiceStub(admin.channel).PlaceLegalHold(matter, timeout=20)
     ids = {
         "action_id": submitted.action.action_id,
         "approval_id": submitted.approval.approval_id,
         "hold_id": held.hold.hold_id,
+        "lattice_id": kept.lattice.lattice_id,
         "mapping_id": mapped.mapping.mapping_id,
         "policy_id": policies[-1].policy_id,
         "receipt_id": submitted.receipts[0].receipt_id,
@@ -125,7 +147,10 @@ def both(stack: LocalStack, beta_admin: Client) -> Iterator[Client]:
 
 def asking(name: str, id_: str, **fields: Any) -> Any:
     """A complete request about a thing."""
-    request: Any = RPCS[name].request_class(**{NAMED_BY[name]: id_}, **fields)
+    named = {NAMED_BY[name]: id_, **fields}
+    if name in LATTICE_RPCS:
+        return lattice_request(name, **named)
+    request: Any = RPCS[name].request_class(**named)
     if name == "CompleteAction":
         request.outcome = A.OUTCOME_SUCCEEDED
     if name == "DecideApproval":
@@ -203,6 +228,8 @@ def test_naming_a_foreign_tenant_is_forbidden(alpha: Alpha, beta_admin: Client, 
             request = submission(tenant_id=tenant)
         else:
             request = about_an_approver(name, rpc.request_class(tenant_id=tenant))
+            if name in LATTICE_RPCS:
+                request = lattice_request(name, tenant_id=tenant)
             if name == "CreatePolicy":
                 request.document.CopyFrom(document())
             if name == "CreateControlMapping":
@@ -303,6 +330,8 @@ def test_a_page_token_of_another_tenant_is_refused(
 def test_who_belongs_to_two_tenants_must_name_one(both: Client, name: str) -> None:
     rpc = RPCS[name]
     request: Any = submission() if name == "SubmitAction" else rpc.request_class()
+    if name in LATTICE_RPCS:
+        request = lattice_request(name)
     if name == "CreatePolicy":
         request.document.CopyFrom(document())
     if name == "CreateControlMapping":

@@ -13,6 +13,7 @@ from oars_grpc.generated.oars.v1.action_pb2_grpc import ActionServiceStub
 from oars_grpc.generated.oars.v1.approval_pb2_grpc import ApprovalServiceStub
 from oars_grpc.generated.oars.v1.control_pb2_grpc import ControlServiceStub
 from oars_grpc.generated.oars.v1.evidence_pb2_grpc import EvidenceServiceStub
+from oars_grpc.generated.oars.v1.lattice_pb2_grpc import LatticeServiceStub
 from oars_grpc.generated.oars.v1.policy_pb2_grpc import PolicyServiceStub
 from oars_grpc.generated.oars.v1.receipt_pb2_grpc import ReceiptServiceStub
 from oars_grpc.generated.oars.v1.tenant_pb2_grpc import TenantServiceStub
@@ -42,6 +43,10 @@ class Client:
     @property
     def controls(self) -> ControlServiceStub:
         return ControlServiceStub(self.channel)
+
+    @property
+    def lattices(self) -> LatticeServiceStub:
+        return LatticeServiceStub(self.channel)
 
     @property
     def policies(self) -> PolicyServiceStub:

@@ -18,7 +18,7 @@ from tests.support.replicas import approver, replica
 def decide(url: str, approval_id: str) -> None:
     """Decide and start, when told to."""
     with replica(url) as server:
-        # Every connection and cache is warm, so that a failure meets the same bursts each time.
+        # Every connection and cache is warm, so that a failure meets the same messages each time.
         warm = server.submit(f"warm-{os.getpid()}")
         server.decide(warm, approver("bob"))
         server.start(warm.action_id)

@@ -1,6 +1,7 @@
 """The golden decision matrix, read from its file: policies, cases and what each must come to."""
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -10,6 +11,9 @@ from typing import Any
 import yaml
 
 from oars_grpc.core.action import ActionContext, ActionRequest, Resource
+from oars_grpc.core.action_evidence import ActionEvidence, EvidenceItem
+from oars_grpc.core.canonical import sha256_hex
+from oars_grpc.core.evidence_scoring import assess_inline
 from oars_grpc.core.identity import Principal, Role
 from oars_grpc.core.policy import PolicyDocument
 
@@ -21,6 +25,7 @@ CALLER = Principal(
 )
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 _ACTION = {"agent_id", "user_id", "resource", "context", "input", "time", "delegation_chain"}
+_ACTION |= {"evidence"}
 _CASE = {"name", "policy", "action", "expect", "engine_only", "without"}
 
 
@@ -76,7 +81,24 @@ class Case:
                 context.get("attributes", {}),
             ),
             input=action["input"],
+            evidence=None if self.evidence is None else assess_inline(self.evidence),
         )
+
+    @property
+    def evidence(self) -> ActionEvidence | None:
+        """The evidence that the action comes with: embeddings by the items' ids."""
+        given = self.action.get("evidence")
+        if given is None:
+            return None
+        items = tuple(
+            EvidenceItem(name, name, sha256_hex(name.encode()), _packed(numbers))
+            for name, numbers in given["items"].items()
+        )
+        return ActionEvidence(_packed(given["action"]), items)
+
+
+def _packed(numbers: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(numbers)}f", *numbers)
 
 
 @lru_cache(maxsize=1)

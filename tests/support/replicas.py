@@ -16,6 +16,7 @@ from oars_grpc.core.stored import StoredAction
 from oars_grpc.core.tenant import TenantSettings
 from oars_grpc.storage.appender import CoalescingLedger
 from oars_grpc.storage.approvers import PostgresApproverStore
+from oars_grpc.storage.lattice_store import PostgresLatticeStore
 from oars_grpc.storage.registry import PostgresRegistryStore
 from oars_grpc.storage.upkeep import PostgresUpkeepStore
 from oars_grpc.system import SystemChance
@@ -27,7 +28,11 @@ from oars_grpc.use_cases.approver_keys import ApproverKeys
 from oars_grpc.use_cases.escalations import Escalations
 from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.executions import Executions
+from oars_grpc.use_cases.grounding import Grounding
 from oars_grpc.use_cases.keyring import Keyring, PolicyShelf
+from oars_grpc.use_cases.lattice_evidence import StoredEvidence
+from oars_grpc.use_cases.lattice_work import HeavyWork
+from oars_grpc.use_cases.ready_lattice import ReadyLattices
 from oars_grpc.use_cases.sealer import Sealer
 from oars_grpc.use_cases.second_factors import SecondFactors
 from oars_grpc.use_cases.upkeep import Upkeep
@@ -68,6 +73,18 @@ def named(outcome: ActionOutcome) -> bytes:
     ).encode()
 
 
+def _stored_evidence(engine: Engine) -> StoredEvidence:
+    store = PostgresLatticeStore(engine)
+    ready = ReadyLattices(
+        store=store,
+        heavy=HeavyWork(1, 8),
+        asking=HeavyWork(1, 8),
+        cache_bytes=1 << 20,
+        software="tests",
+    )
+    return StoredEvidence(store, ready)
+
+
 class Replica:
     """The use cases that approvals pass through, as one server has them."""
 
@@ -97,6 +114,7 @@ class Replica:
             keyring=keyring,
             policies=shelf,
             tokens=self.tokens,
+            grounding=Grounding(_stored_evidence(engine), HeavyWork(2, 8)),
             clock=clock,
             chance=chance,
         )

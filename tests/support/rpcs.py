@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from google.api import annotations_pb2
 from google.protobuf import json_format
@@ -28,6 +30,7 @@ from oars_grpc.generated.oars.v1 import (
     approver_pb2,
     control_pb2,
     evidence_pb2,
+    lattice_pb2,
     policy_pb2,
     receipt_pb2,
     retention_pb2,
@@ -42,6 +45,7 @@ FILES = (
     approver_pb2,
     control_pb2,
     evidence_pb2,
+    lattice_pb2,
     policy_pb2,
     receipt_pb2,
     retention_pb2,
@@ -55,6 +59,8 @@ UNKNOWN_IDS = {
     "approval_id": format_id("apr", UNKNOWN),
     "mapping_id": format_id("map", UNKNOWN),
     "policy_id": format_id("pol", UNKNOWN),
+    "lattice_id": format_id("lat", UNKNOWN),
+    "other_lattice_id": format_id("lat", UNKNOWN),
     "receipt_id": format_id("rcpt", UNKNOWN),
     "hold_id": format_id("hold", UNKNOWN),
 }
@@ -230,6 +236,22 @@ def submission(operation: str = "create_ticket", tenant_id: str = "") -> Any:
     return request
 
 
+def packed(*numbers: float) -> bytes:
+    """An embedding as it travels."""
+    return struct.pack(f"<{len(numbers)}f", *numbers)
+
+
+def grounded_submission(operation: str = "create_ticket", tenant_id: str = "") -> Any:
+    """A complete submission with evidence."""
+    request = submission(operation, tenant_id)
+    request.evidence.action_embedding = packed(0.8, 0.6, 0.0)
+    request.evidence.items.add(
+        id="note:1", text="Größe\nis wrong", embedding=packed(1, 0, 0), trust=0.75, adverse=0.5
+    )
+    request.evidence.items.add(id="file:2", digest="ab" * 32, embedding=packed(0, 1, -0.0))
+    return request
+
+
 def registration(
     tenant_id: str = TENANT, subject: str = "spiffe://é", seed: bytes = b"", **changes: bytes
 ) -> approver_pb2.RegisterApproverKeyRequest:
@@ -264,3 +286,56 @@ def document(name: str = "parity") -> policy_pb2.PolicyDocument:
             rule(id="w", effect=policy_pb2.EFFECT_ALLOW, condition="risk.score < 101"),
         ],
     )
+
+
+LATTICE_DIMENSION = 4
+
+
+def numbers(rows: int, columns: int = LATTICE_DIMENSION, seed: int | None = None) -> bytes:
+    """Packed rows of a lattice's numbers, others each time."""
+    made = np.random.default_rng(seed).normal(size=(rows, columns)).astype("<f4")
+    return made.tobytes()
+
+
+def lattice_request(name: str, **fields: Any) -> Any:
+    """A complete request of an rpc about lattices, of 12 anchors."""
+    complete: dict[str, dict[str, Any]] = {
+        "SettleOnce": {
+            "dimension": LATTICE_DIMENSION,
+            "anchors": numbers(12),
+            "query": numbers(1),
+            "gates": np.linspace(0.5, 1.0, 12, dtype="<f4").tobytes(),
+            "chain": {"nodes": [0, 1, 2]},
+            "parameters": {"neighbors": 3, "anchor_weight": 2.5},
+            "detail": lattice_pb2.LATTICE_DETAIL_FULL,
+            "top": 3,
+            "include_state": True,
+        },
+        "CreateSmallLattice": {
+            "display_name": "Größe",
+            "dimension": LATTICE_DIMENSION,
+            "anchors": numbers(12),
+            "chain": {"nodes": [3, 4, 5]},
+        },
+        "UpsertAnchors": {"indices": [0, 12], "anchors": numbers(2)},
+        "RemoveAnchors": {"indices": [7]},
+        "QueryLattice": {"queries": numbers(2), "top": 3, "state_rows": 2},
+        "ScoreChain": {"query": numbers(1), "chain": {"nodes": [2, 1, 0]}},
+        "ComputeGates": {"query": numbers(1), "screening": 0.5},
+        "CompareLattices": {"other_lattice_id": UNKNOWN_IDS["lattice_id"]},
+        "VerifyLatticeReceipt": {
+            "receipt_id": UNKNOWN_IDS["receipt_id"],
+            "query": numbers(1),
+            "dimension": LATTICE_DIMENSION,
+            "anchors": numbers(12),
+            "gates": np.linspace(0.5, 1.0, 12, dtype="<f4").tobytes(),
+            "chain": {"nodes": [0, 1, 2]},
+            "parameters": {"neighbors": 3},
+        },
+    }
+    return RPCS[name].request_class(**(complete.get(name, {}) | fields))
+
+
+LATTICE_RPCS = tuple(
+    name for name, rpc in RPCS.items() if rpc.descriptor.containing_service.name == "LatticeService"
+)

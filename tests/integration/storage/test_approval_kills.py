@@ -24,8 +24,8 @@ from tests.support.postgres_proxy import Failure, PostgresProxy
 from tests.support.replicas import Replica, approver, replica
 
 ROOT = Path(__file__).parents[3]
-# Reads, locks, writes and COMMIT of both calls: with fewer round trips this would test nothing.
-LEAST_BURSTS, MOST_BURSTS = 8, 100
+# Reads, locks, writes and COMMIT of both calls: with fewer statements this would test nothing.
+LEAST_MESSAGES, MOST_MESSAGES = 20, 200
 PENDING = (ActionState.APPROVAL_REQUIRED, ApprovalState.PENDING)
 GRANTED = (ActionState.APPROVED, ApprovalState.APPROVED)
 STARTED = (ActionState.EXECUTING, ApprovalState.CONSUMED)
@@ -70,19 +70,19 @@ def run_decider(
     process: "subprocess.Popen[str]",
     proxy: PostgresProxy,
     approval_id: str,
-    burst: int,
+    message: int,
     failure: Failure,
 ) -> tuple[list[str], int]:
-    """Let a process decide and start, and kill it at a burst of bytes.
+    """Let a process decide and start, and kill it at a message.
 
-    What it had acknowledged, and its exit code: -9, or 0 where there was no such burst any more.
+    What it had acknowledged, and its exit code: -9, or 0 where there was no such message any more.
     """
     assert process.stdin is not None
     assert process.stdout is not None
     print(approval_id, file=process.stdin, flush=True)
     ready, pid = process.stdout.readline().split()
     assert ready == "ready"
-    proxy.arm(burst, failure, on_failure=lambda: os.kill(int(pid), signal.SIGKILL))
+    proxy.arm(message, failure, on_failure=lambda: os.kill(int(pid), signal.SIGKILL))
     print(file=process.stdin, flush=True)
     acknowledged = []
     while (line := process.stdout.readline().split())[0] != "ended":
@@ -100,9 +100,9 @@ def test_a_kill_between_decision_and_execution_loses_nothing_and_uses_nothing_tw
     database_url: str,
 ) -> None:
     found: Counter[tuple[ActionState, ApprovalState]] = Counter()
-    for burst in range(1, MOST_BURSTS):
+    for message in range(1, MOST_MESSAGES):
         approval = survivor.submit(new_id("act"))
-        acknowledged, code = run_decider(decider, proxy, approval.approval_id, burst, failure)
+        acknowledged, code = run_decider(decider, proxy, approval.approval_id, message, failure)
         if code == 0:
             break
         assert code == -9
@@ -125,8 +125,8 @@ def test_a_kill_between_decision_and_execution_loses_nothing_and_uses_nothing_tw
             "approved": 1,
             "executing": 1,
         }
-    assert code == 0  # every burst had its turn
-    assert burst > LEAST_BURSTS
+    assert code == 0  # every message had its turn
+    assert message > LEAST_MESSAGES
     # What comes after the COMMIT of the start is the end of the connections.
     assert set(found) == {PENDING, GRANTED, STARTED}
     check_ledger(database_url)

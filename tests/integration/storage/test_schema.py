@@ -56,6 +56,19 @@ ROWS_OF_APPROVERS = (
         " FROM tenant"
     ),
 )
+ROWS_OF_LATTICES = (
+    "INSERT INTO lattice_generation SELECT tenant_id, 'gen', 'current', now() FROM tenant",
+    "INSERT INTO lattice_chunk SELECT tenant_id, 'digest', '', now() FROM tenant",
+    "INSERT INTO lattice_part SELECT tenant_id, 'gen', 'anchors', 0, 'digest' FROM tenant",
+    (
+        "INSERT INTO lattice SELECT tenant_id, 'lat', '', 'ready', 'gen', 1, 1, 1, now(), '',"
+        " now(), '' FROM tenant"
+    ),
+    (
+        "INSERT INTO lattice_operation SELECT tenant_id, 'op', 'lat', 'done', 0, 0, 0, now(), '',"
+        " now(), '', now(), 0, '' FROM tenant"
+    ),
+)
 _APP = "SET ROLE oars_app"
 _MIGRATE = (
     "import sys; from oars_grpc.storage.schema import migrate; migrate(sys.argv[1]); print('done')"
@@ -75,7 +88,7 @@ def filled_url(database_url: str) -> str:
             place(make_holds(engine), ReceiptFilter(agent_id="nobody"), tenant_id)
             set_retention(engine, tenant_id, RETENTION_DAYS)
             assert make_retention(engine).erase_due().erased == 3
-    execute(database_url, *ROWS_OF_APPROVERS)
+    execute(database_url, *ROWS_OF_APPROVERS, *ROWS_OF_LATTICES)
     return database_url
 
 
@@ -122,7 +135,7 @@ def test_the_partial_index_of_due_actions_is_over_the_due_states(
 def test_migrating_again_changes_nothing(database_url: str) -> None:
     migrate(database_url)
     with opened(database_url) as engine:
-        assert current_revision(engine) == "0006"
+        assert current_revision(engine) == "0008"
         assert is_current(engine)
 
 

@@ -341,8 +341,9 @@ cases:
     )
     checked = checked_file(path)
     beside = tmp_path / "p.cases.yaml"
+    scores = "coherence, conflict, novelty, risk, risk_high, risk_low, support"
     assert [str(fault).removeprefix(f"{beside}:") for fault in checked.faults] == [
-        "3:65: evidence must map coherence, conflict, novelty, support to numbers from 0 to 1",
+        f"3:65: evidence must map {scores} to numbers from 0 to 1",
         "3:87: time must be a time in RFC 3339, such as 2026-01-05T12:00:00Z",
         "6:5: expect is required",
         "6:5: repeats the name 'one' of cases[0]",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from click.testing import CliRunner
 from google.protobuf.json_format import MessageToDict
 
 from oars_grpc.cli import commands
-from oars_grpc.core.envelope import Signature
+from oars_grpc.core.action_evidence import ActionEvidence, EvidenceItem, listed_items
+from oars_grpc.core.canonical import sha256_hex, statement_json
+from oars_grpc.core.envelope import Signature, sign_payload
+from oars_grpc.core.evidence_scoring import assess_inline
 from oars_grpc.core.keys import KeyState, TrustedKey
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.generated.oars.v1 import receipt_pb2
@@ -314,3 +318,39 @@ def test_a_payload_that_two_readers_would_read_differently_is_refused(run: Verif
     other = base64.b64encode(b"{}").decode()
     assert run(f'{twice}, "payload": "{other}"}}'.encode()).exit_code == 2
     assert run(f'{{"payload": "{other}", {twice[1:]}}}'.encode()).exit_code == 2
+
+
+def evidence_chain() -> list[Receipt]:
+    item = EvidenceItem("a", "text", sha256_hex(b"text"), struct.pack("<2f", 1, 0))
+    found = assess_inline(ActionEvidence(struct.pack("<2f", 1, 0.5), (item,)))
+    assert found.detail is not None
+    action = make_action(make_request(evidence=found))
+    chain = []
+    for type_, detail in (
+        ("action.requested", listed_items(found.detail)),
+        ("action.approved", {"decision": {"effect": "allow"}}),
+    ):
+        action, receipt = append_receipt(action, type_, detail)
+        chain.append(receipt)
+    return chain
+
+
+def test_the_digests_of_evidence_are_checked_and_what_was_not_supplied_is_told(
+    run: VerifyCommand,
+) -> None:
+    first, second = evidence_chain()
+    code, (_, told) = run.verdicts(receipt_json(first), receipt_json(second))
+    assert code == 0
+    assert told["checks"]["evidence"]["result"] == "passed"
+    assert told["checks"]["evidence_items"]["result"] == "passed"
+    alone = run(receipt_json(second))
+    assert alone.exit_code == 0
+    assert "its items" in alone.stdout
+    assert "items of the evidence not checked: the first receipt of the chain" in alone.stdout
+
+    statement = json.loads(second.envelope.payload)
+    statement["predicate"]["evidence"]["scores"]["support"] += 1
+    lie = sign_payload(statement_json(statement), make_signing_key())
+    code, (_, told) = run.verdicts(receipt_json(first), lie.to_json())
+    assert code == 1
+    assert [error.partition(":")[0] for error in told["errors"]] == ["evidence"]

@@ -5,6 +5,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from oars_grpc.core.action import ActionContext, ActionRequest, Resource
+from oars_grpc.core.action_evidence import (
+    AgainstItem,
+    EvidenceAssessment,
+    EvidenceDetail,
+    EvidenceRisk,
+)
 from oars_grpc.core.approval import open_approval
 from oars_grpc.core.canonical import sha256_hex, statement_json
 from oars_grpc.core.decision import (
@@ -13,6 +19,7 @@ from oars_grpc.core.decision import (
     decision_for_receipt,
     decision_to_json,
 )
+from oars_grpc.core.lattice.grounding import MAXIMUM_AGAINST
 from oars_grpc.core.policy import Effect, PolicyDocument, Rule, RuleMatch
 from oars_grpc.core.policy_document import validate_document
 from oars_grpc.core.receipt import MAXIMUM_PAYLOAD_BYTES, write_receipt
@@ -44,6 +51,28 @@ def largest_request() -> ActionRequest:
                 **{f"{number:0>64}": WIDE * 33 for number in range(16)},
             }
         ),
+        evidence=largest_evidence(),
+    )
+
+
+def largest_evidence() -> EvidenceAssessment:
+    most = 1_000_000
+    return EvidenceAssessment(
+        digest="f" * 64,
+        source="lat_" + "0" * 26,
+        lattice_digest="f" * 64,
+        action_embedding_digest="f" * 64,
+        dimension=4_096,
+        items=most,
+        used=256,
+        support=most,
+        coherence=most,
+        conflict=most,
+        novelty=most,
+        p_value=most,
+        risk=EvidenceRisk(most, most, most, most, 256 * most, 256, 256),
+        against=(AgainstItem("i" * 128, "f" * 64, "adverse", most),) * MAXIMUM_AGAINST,
+        detail=EvidenceDetail((), {}),
     )
 
 

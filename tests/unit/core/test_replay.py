@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from oars_grpc.core.action import ActionContext, Resource
+from oars_grpc.core.action_evidence import EvidenceAssessment, EvidenceDetail
 from oars_grpc.core.envelope import PAYLOAD_TYPE, Envelope
 from oars_grpc.core.log import Leaf, LogFault
 from oars_grpc.core.policy import Effect, Rule, RuleMatch, TimeWindowUtc
@@ -230,6 +231,36 @@ def test_evidence_of_a_later_version_is_not_ignored() -> None:
     asks = policy_of(Rule("R", Effect.DENY, condition="evidence.coherence < 0.6"))
     assert effect(asks, leaf) is Unreplayable.EVIDENCE_NOT_RECORDED
     assert effect(DENY, leaf) is Effect.DENY
+
+
+def test_evidence_is_replayed_as_policy_saw_it() -> None:
+    scored = EvidenceAssessment(
+        digest="d" * 64,
+        source="inline",
+        lattice_digest="",
+        action_embedding_digest="e" * 64,
+        dimension=3,
+        items=2,
+        used=2,
+        support=333_333,
+        coherence=600_000,
+        conflict=1,
+        novelty=999_999,
+        p_value=500_000,
+        detail=EvidenceDetail((), {}),
+    )
+    leaf = recorded(ALLOW, make_request(evidence=scored))
+    for condition, expected in {
+        "evidence.support == 0.333333": Effect.DENY,
+        "evidence.support < 0.333333": Effect.ALLOW,
+        "evidence.conflict == 0.000001 && evidence.novelty < 1.0": Effect.DENY,
+        "evidence.risk > 0.5": Effect.DENY,  # no outcome was known: in doubt then as now
+    }.items():
+        draft = policy_of(Rule("R", Effect.DENY, condition=condition), Rule("A", Effect.ALLOW))
+        assert effect(draft, leaf) is expected, condition
+    told = orjson.loads(leaf.leaf.payload or b"")["predicate"]["evidence"]
+    better = {**told, "scores": {**told["scores"], "support": 999_999}}
+    assert effect(draft, changed(leaf, evidence=better)) is Unreplayable.EVIDENCE_NOT_RECORDED
 
 
 def test_of_an_action_without_evidence_its_facts_are_missing_as_they_were() -> None:

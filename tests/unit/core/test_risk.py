@@ -108,6 +108,32 @@ def test_lower_coherence_raises_more_and_good_coherence_nothing() -> None:
     assert scores[1] < scores[2] == scores[3] < scores[4]
 
 
+@pytest.mark.parametrize(
+    ("score", "signal", "values"),
+    [
+        ("support", "evidence.unsupported", (1.0, 0.5, 0.49, 0.25, 0.24)),
+        ("coherence", "evidence.incoherent", (1.0, 0.5, 0.49, 0.25, 0.24)),
+        ("conflict", "evidence.conflicting", (0.0, 0.5, 0.51, 0.75, 0.76)),
+        ("novelty", "evidence.novel", (0.0, 0.5, 0.51, 0.75, 0.76)),
+        ("risk", "evidence.bad_outcomes", (0.0, 0.5, 0.51, 0.75, 0.76)),
+    ],
+)
+def test_evidence_adds_half_beyond_one_half_and_all_beyond_three_quarters(
+    score: str, signal: str, values: tuple[float, ...]
+) -> None:
+    plain = assess("get")
+    best, fair, poor, poorer, worst = (assess("get", evidence={score: v}) for v in values)
+    assert best == fair == plain
+    assert plain.score < poor.score == poorer.score < worst.score
+    (added,) = set(worst.signals) - set(plain.signals)
+    assert (added.name, added.weight) == (signal, worst.score - plain.score)
+
+
+def test_good_evidence_makes_up_for_nothing() -> None:
+    best = {"support": 1.0, "coherence": 1.0, "conflict": 0.0, "novelty": 0.0, "risk": 0.0}
+    assert assess("delete", evidence=best) == assess("delete")
+
+
 def test_the_score_is_the_sum_of_the_signals_up_to_one_hundred() -> None:
     assessment = assess("write_note", "dev", target="prod/*", data_types=None)
     assert assessment.score == sum(signal.weight for signal in assessment.signals) <= 100

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from oars_grpc.transport.admission import BoundedPool
+from oars_grpc.transport.admission import BoundedPool, Pools, StreamPool
 
 SECONDS = 10
 
@@ -66,3 +66,20 @@ def test_a_pool_that_is_shut_down_has_served_what_was_submitted_and_takes_no_mor
     assert served == list(range(5))
     with pytest.raises(RuntimeError):
         pool.submit(served.append, 5)
+
+
+def test_lattices_have_threads_of_their_own_and_health_too() -> None:
+    pools = Pools(
+        calls=BoundedPool(1, 1, "rpc"),
+        lattices=BoundedPool(1, 1, "lattice"),
+        streams=StreamPool(1, "stream"),
+    )
+    for method, pool in {
+        "/oars.v1.ActionService/SubmitAction": pools.calls,
+        "/oars.v1.LatticeService/QueryLattice": pools.lattices,
+        "/oars.v1.LatticeService/SettleOnce": pools.lattices,
+        "/google.longrunning.Operations/GetOperation": pools.calls,
+        "/grpc.health.v1.Health/Check": pools.health,
+    }.items():
+        assert pools.serving(method) is pool, method
+    pools.shutdown()

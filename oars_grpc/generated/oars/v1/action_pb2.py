@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from oars_grpc.generated.oars.v1 import action_evidence_pb2 as oars_dot_v1_dot_action__evidence__pb2
 from oars_grpc.generated.oars.v1 import approval_pb2 as oars_dot_v1_dot_approval__pb2
 from oars_grpc.generated.oars.v1 import context_pb2 as oars_dot_v1_dot_context__pb2
 from oars_grpc.generated.oars.v1 import policy_pb2 as oars_dot_v1_dot_policy__pb2
 from oars_grpc.generated.oars.v1 import receipt_pb2 as oars_dot_v1_dot_receipt__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14oars/v1/action.proto\x12\x07oars.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16oars/v1/approval.proto\x1a\x15oars/v1/context.proto\x1a\x14oars/v1/policy.proto\x1a\x15oars/v1/receipt.proto\"_\n\x06\x43\x61ller\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x1a\n\x12\x66ingerprint_sha256\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x1a\n\x12service_account_id\x18\x04 \x01(\t\"\xaf\x04\n\x06\x41\x63tion\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x1f\n\x06\x63\x61ller\x18\x05 \x01(\x0b\x32\x0f.oars.v1.Caller\x12\x18\n\x10\x64\x65legation_chain\x18\x06 \x03(\t\x12#\n\x08resource\x18\x07 \x01(\x0b\x32\x11.oars.v1.Resource\x12\'\n\x07\x63ontext\x18\x08 \x01(\x0b\x32\x16.oars.v1.ActionContext\x12%\n\texecution\x18\t \x01(\x0e\x32\x12.oars.v1.Execution\x12#\n\x05state\x18\n \x01(\x0e\x32\x14.oars.v1.ActionState\x12\x14\n\x0cinput_digest\x18\x0b \x01(\t\x12\x15\n\raction_digest\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x10 \x01(\x03\x12\x13\n\x0b\x61pproval_id\x18\x11 \x01(\t\x12\x15\n\routput_digest\x18\x12 \x01(\t\x12\r\n\x05\x65rror\x18\x13 \x01(\t\"\x82\x02\n\x13SubmitActionRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x18\n\x10\x64\x65legation_chain\x18\x04 \x03(\t\x12#\n\x08resource\x18\x05 \x01(\x0b\x32\x11.oars.v1.Resource\x12\'\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x16.oars.v1.ActionContext\x12&\n\x05input\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\texecution\x18\x08 \x01(\x0e\x32\x12.oars.v1.Execution\"\xb5\x01\n\x14SubmitActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12#\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x11.oars.v1.Decision\x12\"\n\x08receipts\x18\x03 \x03(\x0b\x32\x10.oars.v1.Receipt\x12#\n\x08\x61pproval\x18\x04 \x01(\x0b\x32\x11.oars.v1.Approval\x12\x0e\n\x06joined\x18\x05 \x01(\x08\"8\n\x10GetActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"Y\n\x11GetActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12#\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x11.oars.v1.Decision\"\x85\x01\n\x12ListActionsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.oars.v1.ActionState\x12\x10\n\x08\x61gent_id\x18\x05 \x01(\t\"P\n\x13ListActionsResponse\x12 \n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x0f.oars.v1.Action\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x12StartActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"\xa4\x01\n\x13StartActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12#\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x11.oars.v1.Decision\x12\"\n\x08receipts\x18\x03 \x03(\x0b\x32\x10.oars.v1.Receipt\x12#\n\x08\x61pproval\x18\x04 \x01(\x0b\x32\x11.oars.v1.Approval\"\x98\x01\n\x15\x43ompleteActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12!\n\x07outcome\x18\x03 \x01(\x0e\x32\x10.oars.v1.Outcome\x12\'\n\x06output\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"]\n\x16\x43ompleteActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12\"\n\x08receipts\x18\x02 \x03(\x0b\x32\x10.oars.v1.Receipt\"K\n\x13\x43\x61ncelActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"[\n\x14\x43\x61ncelActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12\"\n\x08receipts\x18\x02 \x03(\x0b\x32\x10.oars.v1.Receipt\"L\n\x14ReleaseActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x81\x01\n\x15ReleaseActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12\"\n\x08receipts\x18\x02 \x03(\x0b\x32\x10.oars.v1.Receipt\x12#\n\x08\x61pproval\x18\x03 \x01(\x0b\x32\x11.oars.v1.Approval\":\n\x12WatchActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"E\n\x13WatchActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12\r\n\x05\x66inal\x18\x02 \x01(\x08*\xc2\x02\n\x0b\x41\x63tionState\x12\x1c\n\x18\x41\x43TION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41\x43TION_STATE_REQUESTED\x10\x01\x12\x19\n\x15\x41\x43TION_STATE_APPROVED\x10\x02\x12\x17\n\x13\x41\x43TION_STATE_DENIED\x10\x03\x12\"\n\x1e\x41\x43TION_STATE_APPROVAL_REQUIRED\x10\x04\x12\x1c\n\x18\x41\x43TION_STATE_QUARANTINED\x10\x05\x12\x1a\n\x16\x41\x43TION_STATE_EXECUTING\x10\x06\x12\x19\n\x15\x41\x43TION_STATE_EXECUTED\x10\x07\x12\x17\n\x13\x41\x43TION_STATE_FAILED\x10\x08\x12\x18\n\x14\x41\x43TION_STATE_EXPIRED\x10\t\x12\x19\n\x15\x41\x43TION_STATE_CANCELED\x10\n*U\n\tExecution\x12\x19\n\x15\x45XECUTION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45XECUTION_CALLER\x10\x01\x12\x17\n\x13\x45XECUTION_CONNECTOR\x10\x02*f\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x17\n\x13OUTCOME_NOT_STARTED\x10\x03\x32\x93\x07\n\rActionService\x12\x63\n\x0cSubmitAction\x12\x1c.oars.v1.SubmitActionRequest\x1a\x1d.oars.v1.SubmitActionResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/actions:\x01*\x12\x63\n\tGetAction\x12\x19.oars.v1.GetActionRequest\x1a\x1a.oars.v1.GetActionResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/actions/{action_id}\x12]\n\x0bListActions\x12\x1b.oars.v1.ListActionsRequest\x1a\x1c.oars.v1.ListActionsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/actions\x12r\n\x0bStartAction\x12\x1b.oars.v1.StartActionRequest\x1a\x1c.oars.v1.StartActionResponse\"(\x82\xd3\xe4\x93\x02\"\"\x1d/v1/actions/{action_id}:start:\x01*\x12~\n\x0e\x43ompleteAction\x12\x1e.oars.v1.CompleteActionRequest\x1a\x1f.oars.v1.CompleteActionResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/actions/{action_id}:complete:\x01*\x12v\n\x0c\x43\x61ncelAction\x12\x1c.oars.v1.CancelActionRequest\x1a\x1d.oars.v1.CancelActionResponse\")\x82\xd3\xe4\x93\x02#\"\x1e/v1/actions/{action_id}:cancel:\x01*\x12z\n\rReleaseAction\x12\x1d.oars.v1.ReleaseActionRequest\x1a\x1e.oars.v1.ReleaseActionResponse\"*\x82\xd3\xe4\x93\x02$\"\x1f/v1/actions/{action_id}:release:\x01*\x12q\n\x0bWatchAction\x12\x1b.oars.v1.WatchActionRequest\x1a\x1c.oars.v1.WatchActionResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/actions/{action_id}:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14oars/v1/action.proto\x12\x07oars.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1doars/v1/action_evidence.proto\x1a\x16oars/v1/approval.proto\x1a\x15oars/v1/context.proto\x1a\x14oars/v1/policy.proto\x1a\x15oars/v1/receipt.proto\"_\n\x06\x43\x61ller\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x1a\n\x12\x66ingerprint_sha256\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x1a\n\x12service_account_id\x18\x04 \x01(\t\"\xde\x04\n\x06\x41\x63tion\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x1f\n\x06\x63\x61ller\x18\x05 \x01(\x0b\x32\x0f.oars.v1.Caller\x12\x18\n\x10\x64\x65legation_chain\x18\x06 \x03(\t\x12#\n\x08resource\x18\x07 \x01(\x0b\x32\x11.oars.v1.Resource\x12\'\n\x07\x63ontext\x18\x08 \x01(\x0b\x32\x16.oars.v1.ActionContext\x12%\n\texecution\x18\t \x01(\x0e\x32\x12.oars.v1.Execution\x12#\n\x05state\x18\n \x01(\x0e\x32\x14.oars.v1.ActionState\x12\x14\n\x0cinput_digest\x18\x0b \x01(\t\x12\x15\n\raction_digest\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x10 \x01(\x03\x12\x13\n\x0b\x61pproval_id\x18\x11 \x01(\t\x12\x15\n\routput_digest\x18\x12 \x01(\t\x12\r\n\x05\x65rror\x18\x13 \x01(\t\x12-\n\x08\x65vidence\x18\x14 \x01(\x0b\x32\x1b.oars.v1.EvidenceAssessment\"\xad\x02\n\x13SubmitActionRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x18\n\x10\x64\x65legation_chain\x18\x04 \x03(\t\x12#\n\x08resource\x18\x05 \x01(\x0b\x32\x11.oars.v1.Resource\x12\'\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\x16.oars.v1.ActionContext\x12&\n\x05input\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\texecution\x18\x08 \x01(\x0e\x32\x12.oars.v1.Execution\x12)\n\x08\x65vidence\x18\t \x01(\x0b\x32\x17.oars.v1.ActionEvidence\"\xb5\x01\n\x14SubmitActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12#\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x11.oars.v1.Decision\x12\"\n\x08receipts\x18\x03 \x03(\x0b\x32\x10.oars.v1.Receipt\x12#\n\x08\x61pproval\x18\x04 \x01(\x0b\x32\x11.oars.v1.Approval\x12\x0e\n\x06joined\x18\x05 \x01(\x08\"8\n\x10GetActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"Y\n\x11GetActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12#\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x11.oars.v1.Decision\"\x85\x01\n\x12ListActionsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.oars.v1.ActionState\x12\x10\n\x08\x61gent_id\x18\x05 \x01(\t\"P\n\x13ListActionsResponse\x12 \n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x0f.oars.v1.Action\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x12StartActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"\xa4\x01\n\x13StartActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12#\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x11.oars.v1.Decision\x12\"\n\x08receipts\x18\x03 \x03(\x0b\x32\x10.oars.v1.Receipt\x12#\n\x08\x61pproval\x18\x04 \x01(\x0b\x32\x11.oars.v1.Approval\"\x98\x01\n\x15\x43ompleteActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12!\n\x07outcome\x18\x03 \x01(\x0e\x32\x10.oars.v1.Outcome\x12\'\n\x06output\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"]\n\x16\x43ompleteActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12\"\n\x08receipts\x18\x02 \x03(\x0b\x32\x10.oars.v1.Receipt\"K\n\x13\x43\x61ncelActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"[\n\x14\x43\x61ncelActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12\"\n\x08receipts\x18\x02 \x03(\x0b\x32\x10.oars.v1.Receipt\"L\n\x14ReleaseActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x81\x01\n\x15ReleaseActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12\"\n\x08receipts\x18\x02 \x03(\x0b\x32\x10.oars.v1.Receipt\x12#\n\x08\x61pproval\x18\x03 \x01(\x0b\x32\x11.oars.v1.Approval\":\n\x12WatchActionRequest\x12\x11\n\taction_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"E\n\x13WatchActionResponse\x12\x1f\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x0f.oars.v1.Action\x12\r\n\x05\x66inal\x18\x02 \x01(\x08*\xc2\x02\n\x0b\x41\x63tionState\x12\x1c\n\x18\x41\x43TION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41\x43TION_STATE_REQUESTED\x10\x01\x12\x19\n\x15\x41\x43TION_STATE_APPROVED\x10\x02\x12\x17\n\x13\x41\x43TION_STATE_DENIED\x10\x03\x12\"\n\x1e\x41\x43TION_STATE_APPROVAL_REQUIRED\x10\x04\x12\x1c\n\x18\x41\x43TION_STATE_QUARANTINED\x10\x05\x12\x1a\n\x16\x41\x43TION_STATE_EXECUTING\x10\x06\x12\x19\n\x15\x41\x43TION_STATE_EXECUTED\x10\x07\x12\x17\n\x13\x41\x43TION_STATE_FAILED\x10\x08\x12\x18\n\x14\x41\x43TION_STATE_EXPIRED\x10\t\x12\x19\n\x15\x41\x43TION_STATE_CANCELED\x10\n*U\n\tExecution\x12\x19\n\x15\x45XECUTION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45XECUTION_CALLER\x10\x01\x12\x17\n\x13\x45XECUTION_CONNECTOR\x10\x02*f\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x17\n\x13OUTCOME_NOT_STARTED\x10\x03\x32\x93\x07\n\rActionService\x12\x63\n\x0cSubmitAction\x12\x1c.oars.v1.SubmitActionRequest\x1a\x1d.oars.v1.SubmitActionResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/actions:\x01*\x12\x63\n\tGetAction\x12\x19.oars.v1.GetActionRequest\x1a\x1a.oars.v1.GetActionResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/actions/{action_id}\x12]\n\x0bListActions\x12\x1b.oars.v1.ListActionsRequest\x1a\x1c.oars.v1.ListActionsResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/actions\x12r\n\x0bStartAction\x12\x1b.oars.v1.StartActionRequest\x1a\x1c.oars.v1.StartActionResponse\"(\x82\xd3\xe4\x93\x02\"\"\x1d/v1/actions/{action_id}:start:\x01*\x12~\n\x0e\x43ompleteAction\x12\x1e.oars.v1.CompleteActionRequest\x1a\x1f.oars.v1.CompleteActionResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/actions/{action_id}:complete:\x01*\x12v\n\x0c\x43\x61ncelAction\x12\x1c.oars.v1.CancelActionRequest\x1a\x1d.oars.v1.CancelActionResponse\")\x82\xd3\xe4\x93\x02#\"\x1e/v1/actions/{action_id}:cancel:\x01*\x12z\n\rReleaseAction\x12\x1d.oars.v1.ReleaseActionRequest\x1a\x1e.oars.v1.ReleaseActionResponse\"*\x82\xd3\xe4\x93\x02$\"\x1f/v1/actions/{action_id}:release:\x01*\x12q\n\x0bWatchAction\x12\x1b.oars.v1.WatchActionRequest\x1a\x1c.oars.v1.WatchActionResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/actions/{action_id}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,48 +55,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIONSERVICE'].methods_by_name['ReleaseAction']._serialized_options = b'\202\323\344\223\002$\"\037/v1/actions/{action_id}:release:\001*'
   _globals['_ACTIONSERVICE'].methods_by_name['WatchAction']._loaded_options = None
   _globals['_ACTIONSERVICE'].methods_by_name['WatchAction']._serialized_options = b'\202\323\344\223\002\037\022\035/v1/actions/{action_id}:watch'
-  _globals['_ACTIONSTATE']._serialized_start=2678
-  _globals['_ACTIONSTATE']._serialized_end=3000
-  _globals['_EXECUTION']._serialized_start=3002
-  _globals['_EXECUTION']._serialized_end=3087
-  _globals['_OUTCOME']._serialized_start=3089
-  _globals['_OUTCOME']._serialized_end=3191
-  _globals['_CALLER']._serialized_start=218
-  _globals['_CALLER']._serialized_end=313
-  _globals['_ACTION']._serialized_start=316
-  _globals['_ACTION']._serialized_end=875
-  _globals['_SUBMITACTIONREQUEST']._serialized_start=878
-  _globals['_SUBMITACTIONREQUEST']._serialized_end=1136
-  _globals['_SUBMITACTIONRESPONSE']._serialized_start=1139
-  _globals['_SUBMITACTIONRESPONSE']._serialized_end=1320
-  _globals['_GETACTIONREQUEST']._serialized_start=1322
-  _globals['_GETACTIONREQUEST']._serialized_end=1378
-  _globals['_GETACTIONRESPONSE']._serialized_start=1380
-  _globals['_GETACTIONRESPONSE']._serialized_end=1469
-  _globals['_LISTACTIONSREQUEST']._serialized_start=1472
-  _globals['_LISTACTIONSREQUEST']._serialized_end=1605
-  _globals['_LISTACTIONSRESPONSE']._serialized_start=1607
-  _globals['_LISTACTIONSRESPONSE']._serialized_end=1687
-  _globals['_STARTACTIONREQUEST']._serialized_start=1689
-  _globals['_STARTACTIONREQUEST']._serialized_end=1747
-  _globals['_STARTACTIONRESPONSE']._serialized_start=1750
-  _globals['_STARTACTIONRESPONSE']._serialized_end=1914
-  _globals['_COMPLETEACTIONREQUEST']._serialized_start=1917
-  _globals['_COMPLETEACTIONREQUEST']._serialized_end=2069
-  _globals['_COMPLETEACTIONRESPONSE']._serialized_start=2071
-  _globals['_COMPLETEACTIONRESPONSE']._serialized_end=2164
-  _globals['_CANCELACTIONREQUEST']._serialized_start=2166
-  _globals['_CANCELACTIONREQUEST']._serialized_end=2241
-  _globals['_CANCELACTIONRESPONSE']._serialized_start=2243
-  _globals['_CANCELACTIONRESPONSE']._serialized_end=2334
-  _globals['_RELEASEACTIONREQUEST']._serialized_start=2336
-  _globals['_RELEASEACTIONREQUEST']._serialized_end=2412
-  _globals['_RELEASEACTIONRESPONSE']._serialized_start=2415
-  _globals['_RELEASEACTIONRESPONSE']._serialized_end=2544
-  _globals['_WATCHACTIONREQUEST']._serialized_start=2546
-  _globals['_WATCHACTIONREQUEST']._serialized_end=2604
-  _globals['_WATCHACTIONRESPONSE']._serialized_start=2606
-  _globals['_WATCHACTIONRESPONSE']._serialized_end=2675
-  _globals['_ACTIONSERVICE']._serialized_start=3194
-  _globals['_ACTIONSERVICE']._serialized_end=4109
+  _globals['_ACTIONSTATE']._serialized_start=2799
+  _globals['_ACTIONSTATE']._serialized_end=3121
+  _globals['_EXECUTION']._serialized_start=3123
+  _globals['_EXECUTION']._serialized_end=3208
+  _globals['_OUTCOME']._serialized_start=3210
+  _globals['_OUTCOME']._serialized_end=3312
+  _globals['_CALLER']._serialized_start=249
+  _globals['_CALLER']._serialized_end=344
+  _globals['_ACTION']._serialized_start=347
+  _globals['_ACTION']._serialized_end=953
+  _globals['_SUBMITACTIONREQUEST']._serialized_start=956
+  _globals['_SUBMITACTIONREQUEST']._serialized_end=1257
+  _globals['_SUBMITACTIONRESPONSE']._serialized_start=1260
+  _globals['_SUBMITACTIONRESPONSE']._serialized_end=1441
+  _globals['_GETACTIONREQUEST']._serialized_start=1443
+  _globals['_GETACTIONREQUEST']._serialized_end=1499
+  _globals['_GETACTIONRESPONSE']._serialized_start=1501
+  _globals['_GETACTIONRESPONSE']._serialized_end=1590
+  _globals['_LISTACTIONSREQUEST']._serialized_start=1593
+  _globals['_LISTACTIONSREQUEST']._serialized_end=1726
+  _globals['_LISTACTIONSRESPONSE']._serialized_start=1728
+  _globals['_LISTACTIONSRESPONSE']._serialized_end=1808
+  _globals['_STARTACTIONREQUEST']._serialized_start=1810
+  _globals['_STARTACTIONREQUEST']._serialized_end=1868
+  _globals['_STARTACTIONRESPONSE']._serialized_start=1871
+  _globals['_STARTACTIONRESPONSE']._serialized_end=2035
+  _globals['_COMPLETEACTIONREQUEST']._serialized_start=2038
+  _globals['_COMPLETEACTIONREQUEST']._serialized_end=2190
+  _globals['_COMPLETEACTIONRESPONSE']._serialized_start=2192
+  _globals['_COMPLETEACTIONRESPONSE']._serialized_end=2285
+  _globals['_CANCELACTIONREQUEST']._serialized_start=2287
+  _globals['_CANCELACTIONREQUEST']._serialized_end=2362
+  _globals['_CANCELACTIONRESPONSE']._serialized_start=2364
+  _globals['_CANCELACTIONRESPONSE']._serialized_end=2455
+  _globals['_RELEASEACTIONREQUEST']._serialized_start=2457
+  _globals['_RELEASEACTIONREQUEST']._serialized_end=2533
+  _globals['_RELEASEACTIONRESPONSE']._serialized_start=2536
+  _globals['_RELEASEACTIONRESPONSE']._serialized_end=2665
+  _globals['_WATCHACTIONREQUEST']._serialized_start=2667
+  _globals['_WATCHACTIONREQUEST']._serialized_end=2725
+  _globals['_WATCHACTIONRESPONSE']._serialized_start=2727
+  _globals['_WATCHACTIONRESPONSE']._serialized_end=2796
+  _globals['_ACTIONSERVICE']._serialized_start=3315
+  _globals['_ACTIONSERVICE']._serialized_end=4230
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from oars_grpc.generated.oars.v1 import action_evidence_pb2 as _action_evidence_pb2
 from oars_grpc.generated.oars.v1 import approval_pb2 as _approval_pb2
 from oars_grpc.generated.oars.v1 import context_pb2 as _context_pb2
 from oars_grpc.generated.oars.v1 import policy_pb2 as _policy_pb2
@@ -196,6 +197,7 @@ class Action(_message.Message):
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     OUTPUT_DIGEST_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     action_id: _builtins.str
     """`act_` and 26 characters; sortable by time."""
     tenant_id: _builtins.str
@@ -248,6 +250,10 @@ class Action(_message.Message):
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """End of the permit (state approved) or of the wait (approval required, quarantined)."""
 
+    @_builtins.property
+    def evidence(self) -> _action_evidence_pb2.EvidenceAssessment:
+        """How its evidence was scored; unset where it came without."""
+
     def __init__(
         self,
         *,
@@ -270,10 +276,11 @@ class Action(_message.Message):
         approval_id: _builtins.str = ...,
         output_digest: _builtins.str = ...,
         error: _builtins.str = ...,
+        evidence: _action_evidence_pb2.EvidenceAssessment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "context", b"context", "created_at", b"created_at", "expires_at", b"expires_at", "resource", b"resource", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "context", b"context", "created_at", b"created_at", "evidence", b"evidence", "expires_at", b"expires_at", "resource", b"resource", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "agent_id", b"agent_id", "approval_id", b"approval_id", "caller", b"caller", "context", b"context", "created_at", b"created_at", "delegation_chain", b"delegation_chain", "error", b"error", "execution", b"execution", "expires_at", b"expires_at", "input_digest", b"input_digest", "output_digest", b"output_digest", "resource", b"resource", "state", b"state", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_digest", b"action_digest", "action_id", b"action_id", "agent_id", b"agent_id", "approval_id", b"approval_id", "caller", b"caller", "context", b"context", "created_at", b"created_at", "delegation_chain", b"delegation_chain", "error", b"error", "evidence", b"evidence", "execution", b"execution", "expires_at", b"expires_at", "input_digest", b"input_digest", "output_digest", b"output_digest", "resource", b"resource", "state", b"state", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,6 +300,7 @@ class SubmitActionRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     EXECUTION_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Tenant; may be left out by a caller that belongs to exactly one.
     1 to 64 characters of [a-z0-9_-], beginning with a letter.
@@ -325,6 +333,12 @@ class SubmitActionRequest(_message.Message):
         IEEE doubles on the wire: magnitudes beyond 2^53 - 1 are refused, amounts travel as strings.
         """
 
+    @_builtins.property
+    def evidence(self) -> _action_evidence_pb2.ActionEvidence:
+        """What it stands on. Without it the facts `evidence.*` are missing, and rules that ask for them
+        indeterminate. Whether it is true nobody knows: the scores tell how it fits, no more.
+        """
+
     def __init__(
         self,
         *,
@@ -336,10 +350,11 @@ class SubmitActionRequest(_message.Message):
         context: _context_pb2.ActionContext | None = ...,
         input: _struct_pb2.Struct | None = ...,
         execution: Global___Execution.ValueType = ...,
+        evidence: _action_evidence_pb2.ActionEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "input", b"input", "resource", b"resource"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "evidence", b"evidence", "input", b"input", "resource", b"resource"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "context", b"context", "delegation_chain", b"delegation_chain", "execution", b"execution", "input", b"input", "resource", b"resource", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "context", b"context", "delegation_chain", b"delegation_chain", "evidence", b"evidence", "execution", b"execution", "input", b"input", "resource", b"resource", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

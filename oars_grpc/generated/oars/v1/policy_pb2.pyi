@@ -1039,6 +1039,9 @@ class EvidenceFacts(_message.Message):
     SUPPORT_FIELD_NUMBER: _builtins.int
     CONFLICT_FIELD_NUMBER: _builtins.int
     NOVELTY_FIELD_NUMBER: _builtins.int
+    RISK_FIELD_NUMBER: _builtins.int
+    RISK_LOW_FIELD_NUMBER: _builtins.int
+    RISK_HIGH_FIELD_NUMBER: _builtins.int
     coherence: _builtins.float
     """The fact `evidence.coherence`."""
     support: _builtins.float
@@ -1047,6 +1050,12 @@ class EvidenceFacts(_message.Message):
     """The fact `evidence.conflict`."""
     novelty: _builtins.float
     """The fact `evidence.novelty`."""
+    risk: _builtins.float
+    """The fact `evidence.risk`."""
+    risk_low: _builtins.float
+    """The fact `evidence.risk_low`."""
+    risk_high: _builtins.float
+    """The fact `evidence.risk_high`."""
     def __init__(
         self,
         *,
@@ -1054,10 +1063,13 @@ class EvidenceFacts(_message.Message):
         support: _builtins.float | None = ...,
         conflict: _builtins.float | None = ...,
         novelty: _builtins.float | None = ...,
+        risk: _builtins.float | None = ...,
+        risk_low: _builtins.float | None = ...,
+        risk_high: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_coherence", b"_coherence", "_conflict", b"_conflict", "_novelty", b"_novelty", "_support", b"_support", "coherence", b"coherence", "conflict", b"conflict", "novelty", b"novelty", "support", b"support"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_coherence", b"_coherence", "_conflict", b"_conflict", "_novelty", b"_novelty", "_risk", b"_risk", "_risk_high", b"_risk_high", "_risk_low", b"_risk_low", "_support", b"_support", "coherence", b"coherence", "conflict", b"conflict", "novelty", b"novelty", "risk", b"risk", "risk_high", b"risk_high", "risk_low", b"risk_low", "support", b"support"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coherence", b"_coherence", "_conflict", b"_conflict", "_novelty", b"_novelty", "_support", b"_support", "coherence", b"coherence", "conflict", b"conflict", "novelty", b"novelty", "support", b"support"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coherence", b"_coherence", "_conflict", b"_conflict", "_novelty", b"_novelty", "_risk", b"_risk", "_risk_high", b"_risk_high", "_risk_low", b"_risk_low", "_support", b"_support", "coherence", b"coherence", "conflict", b"conflict", "novelty", b"novelty", "risk", b"risk", "risk_high", b"risk_high", "risk_low", b"risk_low", "support", b"support"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__coherence: _TypeAlias = _typing.Literal["coherence"]  # noqa: Y015
     _WhichOneofArgType__coherence: _TypeAlias = _typing.Literal["_coherence", b"_coherence"]  # noqa: Y015
@@ -1065,6 +1077,12 @@ class EvidenceFacts(_message.Message):
     _WhichOneofArgType__conflict: _TypeAlias = _typing.Literal["_conflict", b"_conflict"]  # noqa: Y015
     _WhichOneofReturnType__novelty: _TypeAlias = _typing.Literal["novelty"]  # noqa: Y015
     _WhichOneofArgType__novelty: _TypeAlias = _typing.Literal["_novelty", b"_novelty"]  # noqa: Y015
+    _WhichOneofReturnType__risk: _TypeAlias = _typing.Literal["risk"]  # noqa: Y015
+    _WhichOneofArgType__risk: _TypeAlias = _typing.Literal["_risk", b"_risk"]  # noqa: Y015
+    _WhichOneofReturnType__risk_high: _TypeAlias = _typing.Literal["risk_high"]  # noqa: Y015
+    _WhichOneofArgType__risk_high: _TypeAlias = _typing.Literal["_risk_high", b"_risk_high"]  # noqa: Y015
+    _WhichOneofReturnType__risk_low: _TypeAlias = _typing.Literal["risk_low"]  # noqa: Y015
+    _WhichOneofArgType__risk_low: _TypeAlias = _typing.Literal["_risk_low", b"_risk_low"]  # noqa: Y015
     _WhichOneofReturnType__support: _TypeAlias = _typing.Literal["support"]  # noqa: Y015
     _WhichOneofArgType__support: _TypeAlias = _typing.Literal["_support", b"_support"]  # noqa: Y015
     @_typing.overload
@@ -1073,6 +1091,12 @@ class EvidenceFacts(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__conflict) -> _WhichOneofReturnType__conflict | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty) -> _WhichOneofReturnType__novelty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__risk) -> _WhichOneofReturnType__risk | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__risk_high) -> _WhichOneofReturnType__risk_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__risk_low) -> _WhichOneofReturnType__risk_low | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__support) -> _WhichOneofReturnType__support | None: ...
 

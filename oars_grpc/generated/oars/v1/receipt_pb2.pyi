@@ -664,7 +664,8 @@ class Check(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`signature`, `key_trust`, `schema`, `chain` or `inclusion`; of a receipt with what an approver
-    signed, `grant` besides.
+    signed, `grant` besides; of one that tells of evidence `evidence`, the digest of the statement in
+    it, and `evidence_items`, that of the items which the first receipt of the chain lists.
     """
     result: Global___CheckResult.ValueType
     """How it ended."""

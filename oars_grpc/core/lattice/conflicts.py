@@ -1,0 +1,161 @@
+"""Items that join what does not belong together, by partial correlation among their nearest.
+
+Of an item i with neighbours a and b, rho_ab|i = (c_ab - c_ia c_ib) / sqrt((1 - c_ia^2)(1 - c_ib^2))
+is how a and b correlate once what they share with i is taken out. Near -1, the item lies between
+the two. That alone is true of any point on a line, so a conflict also asks that a and b be unlike
+each other. It depends on no query, and costs about k^2/2 products a node.
+
+The nearest are asked, not the graph's neighbours: what lies between two groups is near to both,
+but they are nearer to their own, so that the mutual graph often leaves it alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from oars_grpc.core.lattice.arrays import Float32Array, Float64Array, Int32Array, Int64Array, frozen
+from oars_grpc.core.lattice.neighbors import NOBODY, NeighborLists
+from oars_grpc.core.lattice.progress import Proceed, keep_going
+from oars_grpc.errors import InvalidArgument
+
+# Measured on planted mixtures of sentences.
+LEAST_TENSION = 0.6
+# How often a pair of random directions may be as tense as that: in few dimensions most are.
+_BY_CHANCE = 3e-4
+DEFAULT_LIKENESS = 0.5
+# Of more than these nearest, pairs grow too many, and the far ones say little.
+MOST_NEIGHBORS = 16
+# A copy of an item, or its opposite, says nothing of what it joins.
+_SAME = 1.0 - 1e-6
+_BLOCK_VALUES = 1 << 18
+_LINE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Conflicts:
+    """The items in conflict, the tensest first, each with the pair that it joins."""
+
+    nodes: Int64Array
+    pairs: Int64Array  # beside `nodes`: two neighbours, the lower first
+    tensions: Float64Array  # -rho of the pair, in (0, 1]
+    tension: float  # the least that counts as one
+    likeness: float  # how alike the pair may be at most
+
+    def __len__(self) -> int:
+        return self.nodes.size
+
+
+def conflicts(
+    anchors: Float32Array,
+    lists: NeighborLists,
+    tension: float | None = None,
+    likeness: float = DEFAULT_LIKENESS,
+    proceed: Proceed = keep_going,
+) -> Conflicts:
+    """Each item whose tensest pair of neighbours is at least so tense and at most so alike."""
+    if tension is None:
+        tension = default_tension(anchors.shape[1])
+    if not 0.0 < tension <= 1.0:
+        raise InvalidArgument.of("tension", f"must be over 0 and at most 1, not {tension!r}")
+    if not -1.0 <= likeness <= 1.0:
+        raise InvalidArgument.of("likeness", f"must be from -1 to 1, not {likeness!r}")
+    count = len(anchors)
+    # On a line or a circle everything lies between its neighbours.
+    width = MOST_NEIGHBORS if anchors.shape[1] > _LINE else 0
+    nearest: Int32Array = lists.indices[:, :width]
+    tensest, pairs = np.zeros(count), np.zeros((count, 2), dtype=np.int64)
+    lengths = _lengths(anchors)
+    step = max(1, _BLOCK_VALUES // (anchors.shape[1] * max(1, nearest.shape[1])))
+    for start in range(0, count, step):
+        proceed(start / count)
+        part = slice(start, start + step)
+        tensest[part], pairs[part] = _tensest(anchors, lengths, part, nearest[part], likeness)
+    found = np.flatnonzero(tensest >= tension)
+    order = found[np.argsort(-tensest[found], kind="stable")]
+    return Conflicts(
+        nodes=frozen(order),
+        pairs=frozen(np.sort(pairs[order], axis=1)),
+        tensions=frozen(tensest[order]),
+        tension=tension,
+        likeness=likeness,
+    )
+
+
+def default_tension(dimension: int) -> float:
+    """The tension that counts: `LEAST_TENSION`, or more where chance alone makes as much.
+
+    What is left of random directions once one is taken out correlates as Student's t tells, with
+    two degrees of freedom less than there are dimensions.
+    """
+    freedom = dimension - 2
+    if freedom < 1:
+        return 1.0
+    quantile = float(stdtrit(freedom, 1.0 - _BY_CHANCE))
+    return max(LEAST_TENSION, quantile / math.sqrt(freedom + quantile * quantile))
+
+
+def pair_tension(anchors: Float32Array, item: int, pair: tuple[int, int]) -> tuple[float, float]:
+    """-rho of one pair about an item, and the pair's cosine."""
+    rows = anchors[[item, *pair]]
+    lengths = _lengths(rows)
+    block = rows[None, 1:]
+    near = np.einsum("nd,nad->na", rows[:1], block) * _inverse(lengths[:1, None] * lengths[1:])
+    tensions, alike = _tensions(near, block, lengths[None, 1:], 1)
+    return float(tensions[0, 0]), float(alike[0, 0])
+
+
+def _tensest(
+    anchors: Float32Array,
+    lengths: Float64Array,
+    part: slice,
+    nearest: Int32Array,
+    likeness: float,
+) -> tuple[Float64Array, Int64Array]:
+    """Of some items the tension of the tensest unlike pair, 0 without one, and that pair."""
+    count, width = nearest.shape
+    best, pairs = np.zeros(count), np.zeros((count, 2), dtype=np.int64)
+    if width < 2:
+        return best, pairs
+    places = np.maximum(nearest, 0)
+    rows, long = anchors.take(places, axis=0), lengths.take(places)
+    near = np.einsum("nd,nad->na", anchors[part], rows) * _inverse(lengths[part, None] * long)
+    # Places of nobody count as copies, which say nothing.
+    near[nearest == NOBODY] = 1.0
+    everyone = np.arange(count)
+    for apart in range(1, width):
+        tensions, alike = _tensions(near, rows, long, apart)
+        tensions[alike > likeness] = 0.0
+        place = tensions.argmax(axis=1)
+        found = tensions[everyone, place]
+        better = np.flatnonzero(found > best)
+        best[better] = found[better]
+        pairs[better, 0] = nearest[better, place[better]]
+        pairs[better, 1] = nearest[better, place[better] + apart]
+    return best, pairs
+
+
+def _tensions(
+    near: Float64Array, rows: Float32Array, lengths: Float64Array, apart: int
+) -> tuple[Float64Array, Float64Array]:
+    """-rho of every pair of neighbours so many places apart, and the pairs' cosines."""
+    alike = np.einsum("nad,nad->na", rows[:, :-apart], rows[:, apart:]) * _inverse(
+        lengths[:, :-apart] * lengths[:, apart:]
+    )
+    first, second = near[:, :-apart], near[:, apart:]
+    rest = np.maximum(1.0 - first * first, 0.0) * np.maximum(1.0 - second * second, 0.0)
+    sound = (first < _SAME) & (second < _SAME) & (rest > 0)
+    partial = np.divide(
+        first * second - alike, np.sqrt(rest), out=np.zeros_like(alike), where=sound
+    )
+    return np.minimum(partial, 1.0, out=partial), alike
+
+
+def _lengths(rows: Float32Array) -> Float64Array:
+    return np.asarray(np.sqrt(np.einsum("nd,nd->n", rows, rows).astype(np.float64)))
+
+
+def _inverse(lengths: Float64Array) -> Float64Array:
+    """1 over each product of lengths; 0 where one has none."""
+    return np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)

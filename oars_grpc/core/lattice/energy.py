@@ -1,0 +1,143 @@
+"""The lattice's energy and what settling it wins, term by term.
+
+    H(U) = anchor |U - Y|^2 + graph tr(U^T L U) + query sum_i b_i |u_i - psi|^2
+           + chain tr(U^T L_path U)
+
+The settled state is U* = V + w psi^T, so each term at U*, and at the anchors, is a quadratic in
+the query alone: a + 2 c.psi + e |psi|^2. Those are stored, and an energy costs O(D) at any N.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from oars_grpc.core.lattice.arrays import Float32Array, Float64Array, frozen
+
+# Of sums of squares in float64: pairwise or blockwise over any N x D, a few roundings each.
+ROUNDING = 2.0**-40
+
+
+@dataclass(frozen=True, slots=True)
+class Quadratic:
+    """a + 2 c.psi + e |psi|^2."""
+
+    constant: float
+    linear: Float64Array
+    square: float
+
+    @classmethod
+    def constantly(cls, value: float, dimension: int) -> "Quadratic":
+        """A quadratic that does not depend on the query."""
+        return cls(value, np.zeros(dimension), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyTerms:
+    """The four terms of an energy, or of a difference of two."""
+
+    anchor: float
+    graph: float
+    query: float
+    chain: float
+
+    @property
+    def total(self) -> float:
+        """Their sum."""
+        return self.anchor + self.graph + self.query + self.chain
+
+    def __sub__(self, other: "EnergyTerms") -> "EnergyTerms":
+        return EnergyTerms(
+            self.anchor - other.anchor,
+            self.graph - other.graph,
+            self.query - other.query,
+            self.chain - other.chain,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Energies:
+    """The energy at the anchors and at the settled state, and that state's residual.
+
+    Norms are Frobenius'. `rounding` bounds what rounding did to any of the energies, and
+    `residual_rounding` what it did to the residual.
+    """
+
+    before: EnergyTerms
+    after: EnergyTerms
+    residual: float  # |F - M U|
+    side: float  # |F|
+    rounding: float
+    residual_rounding: float
+
+    @property
+    def drop(self) -> EnergyTerms:
+        """What settling won; the anchor term's part is what it cost, at most 0."""
+        return self.before - self.after
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query in the two forms that readings take it in."""
+
+    vector: Float32Array
+    wide: Float64Array
+    square: float
+
+    @classmethod
+    def of(cls, vector: Float32Array) -> "Query":
+        """The forms of a canonical vector."""
+        wide = vector.astype(np.float64)
+        # Not a BLAS product: the sum's order is NumPy's own, whatever the number of threads.
+        return cls(vector, wide, float(np.add.reduce(wide * wide)))
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyForms:
+    """The quadratics of one lattice, one row for each, in the order of `Energies`."""
+
+    constants: Float64Array
+    linear: Float64Array
+    squares: Float64Array
+
+    @classmethod
+    def of(
+        cls,
+        before: tuple[Quadratic, Quadratic, Quadratic],
+        after: tuple[Quadratic, Quadratic, Quadratic, Quadratic],
+        residual: Quadratic,
+        side: Quadratic,
+    ) -> "EnergyForms":
+        """From the quadratics of graph, query, chain before; anchor and these after; norms."""
+        rows = (*before, *after, residual, side)
+        return cls(
+            frozen(np.array([row.constant for row in rows])),
+            frozen(np.stack([row.linear for row in rows])),
+            frozen(np.array([row.square for row in rows])),
+        )
+
+    def at(self, query: Query) -> Energies:
+        """The energies under a query, in O(D)."""
+        square = query.square
+        dots = np.add.reduce(self.linear * query.wide, axis=1).tolist()
+        # A handful of numbers: faster one by one than as arrays.
+        parts = [
+            constant + per_square * square
+            for constant, per_square in zip(
+                self.constants.tolist(), self.squares.tolist(), strict=True
+            )
+        ]
+        # Each is a sum of squares, below 0 only by rounding; |2 c.psi| <= a + e |psi|^2.
+        graph0, query0, chain0, anchor, graph, asked, chain, residual, side = (
+            max(part + 2.0 * dot, 0.0) for part, dot in zip(parts, dots, strict=True)
+        )
+        *energies, residual_parts, side_parts = parts
+        return Energies(
+            before=EnergyTerms(0.0, graph0, query0, chain0),
+            after=EnergyTerms(anchor, graph, asked, chain),
+            residual=math.sqrt(residual),
+            side=math.sqrt(side),
+            rounding=ROUNDING * max(energies),
+            residual_rounding=math.sqrt(ROUNDING * residual_parts)
+            + ROUNDING * math.sqrt(side_parts),
+        )

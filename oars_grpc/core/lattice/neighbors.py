@@ -1,0 +1,225 @@
+"""The nearest neighbours of every anchor by cosine, exactly, with the same bits everywhere."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from oars_grpc.core.lattice.arrays import (
+    Float32Array,
+    Float64Array,
+    Int32Array,
+    Int64Array,
+    frozen,
+)
+from oars_grpc.core.lattice.candidates import Candidates, candidate_pairs
+from oars_grpc.core.lattice.directions import (
+    Directions,
+    cosines,
+    directions_of,
+    pair_cosines,
+)
+from oars_grpc.core.lattice.duplicates import Groups, groups_of, ring
+from oars_grpc.core.lattice.progress import Proceed, between, keep_going
+
+NOBODY = -1
+_BLOCK_VALUES = 1 << 21
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborLists:
+    """Each anchor's nearest others, nearest first; `NOBODY` with cosine 0 fills short lists."""
+
+    indices: Int32Array  # N x k
+    cosines: Float64Array  # N x k
+
+
+class NeighborSearch(Protocol):
+    """A way to find nearest neighbours: the exact one, or an index that may miss some."""
+
+    def __call__(
+        self,
+        anchors: Float32Array | Directions,
+        neighbors: int,
+        proceed: Proceed = keep_going,
+        /,
+    ) -> NeighborLists:
+        """The nearest `neighbors` of every anchor."""
+
+
+class CandidateSearch(Protocol):
+    """A way to find the pairs among distinct directions that are worth an exact cosine."""
+
+    def __call__(
+        self, directions: Directions, neighbors: int, proceed: Proceed = keep_going, /
+    ) -> Candidates:
+        """Pairs that hold the nearest `neighbors` of every row."""
+
+
+def nearest_neighbors(
+    anchors: Float32Array | Directions,
+    neighbors: int,
+    proceed: Proceed = keep_going,
+    /,
+    candidates: CandidateSearch = candidate_pairs,
+) -> NeighborLists:
+    """Every anchor's nearest others by cosine, ties by the lower index.
+
+    Copies of one direction beyond `neighbors` + 1 list each other in a ring (see `duplicates`).
+    With `candidates` that miss pairs the lists miss them too; what they hold is exact.
+    """
+    directions = (
+        anchors
+        if isinstance(anchors, Directions)
+        else directions_of(anchors, between(proceed, 0.0, 0.05))
+    )
+    groups = groups_of(directions)
+    if groups.first.size == len(directions):
+        return _distinct(directions, neighbors, candidates, between(proceed, 0.05, 1.0))
+    distinct = Directions(directions.codes[groups.first], directions.squares[groups.first])
+    lists = _distinct(distinct, neighbors, candidates, between(proceed, 0.05, 1.0))
+    return _expanded(lists, groups, len(directions))
+
+
+def _distinct(
+    directions: Directions, neighbors: int, candidates: CandidateSearch, proceed: Proceed
+) -> NeighborLists:
+    """The neighbours among distinct directions."""
+    count = len(directions)
+    indices, values = empty_lists(count, neighbors)
+    kept = min(neighbors, count - 1)
+    if kept < 1:
+        return NeighborLists(frozen(indices), frozen(values))
+    found = candidates(directions, kept, between(proceed, 0.0, 0.9))
+    scores = pair_cosines(directions, found.low, found.high)
+    rank_into(
+        # In this order each row's others ascend: first those below it, then those above.
+        np.concatenate([found.high, found.low]),
+        np.concatenate([found.low, found.high]),
+        np.concatenate([scores, scores]),
+        (indices, values),
+    )
+    if found.crowded.size:
+        crowded = ranked_rows(directions, found.crowded, neighbors, between(proceed, 0.9, 1.0))
+        indices[found.crowded] = crowded.indices
+        values[found.crowded] = crowded.cosines
+    return NeighborLists(frozen(indices), frozen(values))
+
+
+def ranked_rows(
+    directions: Directions, rows: Int64Array, neighbors: int, proceed: Proceed = keep_going
+) -> NeighborLists:
+    """The neighbours of some rows among all, ties by the lower index, from full exact products.
+
+    Copies get no ring here.
+    """
+    count = len(directions)
+    indices, values = empty_lists(rows.size, neighbors)
+    kept = min(neighbors, count - 1)
+    if kept < 1:
+        return NeighborLists(frozen(indices), frozen(values))
+    step = max(1, _BLOCK_VALUES // count)
+    for start in range(0, rows.size, step):
+        proceed(start / rows.size)
+        part = rows[start : start + step]
+        found = cosine_rows(directions, part)
+        found[:, directions.squares == 0] = -np.inf
+        found[directions.squares[part] == 0] = -np.inf
+        found[np.arange(part.size), part] = -np.inf
+        floor = np.partition(found, count - kept, axis=1)[:, count - kept]
+        place = np.flatnonzero((found >= floor[:, None]) & (found > -np.inf))
+        row, other = np.divmod(place, count)
+        rank_into(
+            row,
+            other,
+            found.ravel()[place],
+            (indices[start : start + step], values[start : start + step]),
+        )
+    return NeighborLists(frozen(indices), frozen(values))
+
+
+def cosine_rows(directions: Directions, part: Int64Array) -> Float64Array:
+    """The cosines of some rows with all."""
+    dots = np.empty((part.size, len(directions)))
+    asked = directions.codes[part].astype(np.float64)
+    step = max(1, _BLOCK_VALUES // asked.shape[1])
+    for start in range(0, len(directions), step):
+        others = directions.codes[start : start + step].astype(np.float64)
+        # Whole numbers under 2^53: exact in any order of adding.
+        np.matmul(asked, others.T, out=dots[:, start : start + step])
+    return cosines(dots, directions.squares[part, None], directions.squares[None, :])
+
+
+def rank_into(
+    nodes: Int64Array,
+    others: Int64Array,
+    scores: Float64Array,
+    into: tuple[Int32Array, Float64Array],
+) -> None:
+    """Write each node's best others into its row: the highest first, ties by the lower index.
+
+    The others of one node must come in ascending order.
+    """
+    indices, values = into
+    quick = np.argsort(-scores)
+    ties = np.cumsum(np.diff(scores[quick], prepend=0.0) != 0)
+    by_score = quick[_stable(ties, quick)]
+    order = by_score[_stable(nodes[by_score], np.arange(nodes.size))]
+    node = nodes[order]
+    starts = np.searchsorted(node, np.arange(indices.shape[0]))
+    rank = np.arange(node.size) - starts[node]
+    near = rank < indices.shape[1]
+    chosen = order[near]
+    indices[node[near], rank[near]] = others[chosen]
+    values[node[near], rank[near]] = scores[chosen]
+
+
+def _stable(keys: Int64Array, places: Int64Array) -> Int64Array:
+    """What sorts by key, then by place: both as one number, for those sort the fastest."""
+    size = max(1, keys.size)
+    inverse = np.empty(keys.size, dtype=np.int64)
+    inverse[places] = np.arange(keys.size)
+    return np.asarray(inverse[np.sort(keys * size + places) % size])
+
+
+def _expanded(lists: NeighborLists, groups: Groups, count: int) -> NeighborLists:
+    """The lists of all rows from those of their distinct directions.
+
+    A direction's copies stand beside it in every list, lowest first, and first of all in their
+    own. The k nearest directions hold the k nearest rows: each has at least one.
+    """
+    neighbors = lists.indices.shape[1]
+    indices, values = empty_lists(count, neighbors)
+    indices[groups.first] = np.where(lists.indices == NOBODY, NOBODY, groups.first[lists.indices])
+    values[groups.first] = lists.cosines
+    copies = {int(part[0]): part for part in groups.members}
+    leaders = np.zeros(count, dtype=np.bool_)
+    leaders[list(copies)] = True
+    beside = groups.first[(leaders[indices[groups.first]] & (lists.indices != NOBODY)).any(axis=1)]
+    for row in np.union1d(beside, np.flatnonzero(leaders)):
+        part = copies.get(int(row), np.array([row]))
+        if part.size > neighbors + 1:
+            indices[part] = ring(part, neighbors)
+            values[part] = 1.0
+            continue
+        candidates = [part]
+        scores = [np.ones(part.size)]
+        for other, score in zip(indices[row].copy(), values[row].copy(), strict=True):
+            if other != NOBODY:
+                near = copies.get(int(other), np.array([other]))[:neighbors]
+                candidates.append(near)
+                scores.append(np.full(near.size, score))
+        others, score = np.concatenate(candidates), np.concatenate(scores)
+        order = np.lexsort((others, -score))
+        for member in part:
+            chosen = order[others[order] != member][:neighbors]
+            indices[member, : chosen.size] = others[chosen]
+            indices[member, chosen.size :] = NOBODY
+            values[member, : chosen.size] = score[chosen]
+            values[member, chosen.size :] = 0.0
+    return NeighborLists(frozen(indices), frozen(values))
+
+
+def empty_lists(rows: int, neighbors: int) -> tuple[Int32Array, Float64Array]:
+    """Lists without anybody in them."""
+    return np.full((rows, neighbors), NOBODY, dtype=np.int32), np.zeros((rows, neighbors))

@@ -1,0 +1,264 @@
+"""Solving the system: steps known in advance, or conjugate gradients where that takes too many."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oars_grpc.core.lattice.arrays import Float32Array, Float64Array, frozen
+from oars_grpc.core.lattice.laplacian import SparseMatrix
+from oars_grpc.core.lattice.progress import Proceed, between, keep_going
+from oars_grpc.core.lattice.system import System
+
+# Up to here Chebyshev needs hardly more steps than conjugate gradients and no inner products.
+CHEBYSHEV_CONDITION = 200.0
+_Table = npt.NDArray[np.floating[Any]]
+
+
+class SolveMethod(StrEnum):
+    """How a system was solved."""
+
+    CHEBYSHEV_JACOBI = "chebyshev_jacobi"
+    CONJUGATE_GRADIENT = "conjugate_gradient"
+
+
+class SolveStop(StrEnum):
+    """Why a solver stopped."""
+
+    TOLERANCE_REACHED = "tolerance_reached"
+    ITERATION_LIMIT = "iteration_limit"
+    NOT_POSITIVE_DEFINITE = "not_positive_definite"
+    NOT_FINITE = "not_finite"
+
+
+@dataclass(frozen=True, slots=True)
+class SolveOutcome:
+    """What the solver did, and how far from the solution it may be."""
+
+    method: SolveMethod
+    stop: SolveStop
+    iterations: int
+    residual: float  # |F - M U| / |F| in the Frobenius norm; 0 for F = 0
+    tolerance: float
+
+    @property
+    def converged(self) -> bool:
+        """Whether the tolerance was reached."""
+        return self.stop is SolveStop.TOLERANCE_REACHED
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The solution, of the right-hand side's shape and type, and how it came about."""
+
+    values: Float32Array | Float64Array
+    outcome: SolveOutcome
+
+
+# Columns solved together: few enough that their work stays near the processor.
+_COLUMNS = 64
+# In float32 a residual cannot fall much under 1e-7 of what its condition magnifies.
+_SINGLE_CONDITION = 20.0
+_SINGLE_TOLERANCE = 1e-6
+
+
+def solve(
+    system: System, rhs: Float32Array | Float64Array, proceed: Proceed = keep_going
+) -> Solution:
+    """Solve M U = F for a vector or for the columns of a table.
+
+    A float32 side is solved in float32 where that can meet the tolerance, and again in float64
+    if it did not; its solution is stored as float32. The residual is measured in float64. No
+    result depends on the number of threads.
+    """
+    table = rhs.reshape(len(system), -1)
+    tolerance = system.parameters.tolerance
+    single = (
+        rhs.dtype == np.float32
+        and system.condition_bound <= _SINGLE_CONDITION
+        and tolerance >= _SINGLE_TOLERANCE
+    )
+    if single:
+        half = between(proceed, 0.0, 0.5)
+        values, outcome = _by_columns(system, table, np.dtype(np.float32), half)
+        if outcome.residual > tolerance:
+            values, outcome = _by_columns(
+                system, table, np.dtype(np.float64), between(proceed, 0.5, 1.0)
+            )
+    else:
+        values, outcome = _by_columns(system, table, np.dtype(np.float64), proceed)
+    return Solution(values=frozen(values.reshape(rhs.shape)), outcome=outcome)
+
+
+def _by_columns(
+    system: System,
+    table: Float32Array | Float64Array,
+    dtype: np.dtype[Any],
+    proceed: Proceed,
+) -> tuple[Float32Array | Float64Array, SolveOutcome]:
+    """Solve some columns after the other, computing in `dtype`."""
+    chebyshev = system.condition_bound <= CHEBYSHEV_CONDITION
+    method = SolveMethod.CHEBYSHEV_JACOBI if chebyshev else SolveMethod.CONJUGATE_GRADIENT
+    jacobi, steps = _Jacobi.of(system, dtype), chebyshev_steps(system)
+    values = np.empty(table.shape, dtype=table.dtype)
+    iterations, missing, whole, stop = 0, 0.0, 0.0, SolveStop.TOLERANCE_REACHED
+    width = table.shape[1]
+    for start in range(0, width, _COLUMNS):
+        end = min(width, start + _COLUMNS)
+        within = between(proceed, start / width, end / width)
+        side = np.ascontiguousarray(table[:, start:end], dtype=np.float64)
+        if chebyshev:
+            run = _chebyshev(jacobi, side.astype(dtype, copy=False), steps, within)
+        else:
+            run = _conjugate_gradient(system, jacobi, side, within)
+        values[:, start:end] = run.values
+        residual = system.matrix @ run.values.astype(np.float64, copy=False)
+        residual -= side
+        missing += _square_sum(residual)
+        whole += _square_sum(side)
+        iterations = max(iterations, run.iterations)
+        stop = max(stop, run.stop, key=_SEVERITY.index)
+    share = 0.0 if whole == 0 else float(np.sqrt(missing / whole))
+    tolerance = system.parameters.tolerance
+    if not np.isfinite(share):
+        stop = max(stop, SolveStop.NOT_FINITE, key=_SEVERITY.index)
+    elif share > tolerance:
+        stop = max(stop, SolveStop.ITERATION_LIMIT, key=_SEVERITY.index)
+    return values, SolveOutcome(method, stop, iterations, share, tolerance)
+
+
+def chebyshev_steps(system: System) -> int:
+    """The steps after which the relative residual is within the tolerance, whatever the side.
+
+    From the Jacobi guess the residual falls as rho * 2 q^n in the norm of diag(M)^-1, where
+    q = rho / (1 + sqrt(1 - rho^2)); the spread of the diagonal brings that to the usual norm.
+    Counted by multiplication: a logarithm differs from one C library to the next.
+    """
+    rho = system.rho
+    rate = rho / (1.0 + np.sqrt(1.0 - rho * rho))
+    spread = np.sqrt(system.diagonal.max() / system.diagonal.min())
+    bound, steps = 2.0 * rho * spread, 0
+    while bound > system.parameters.tolerance:
+        bound *= rate
+        steps += 1
+    return steps
+
+
+# Later is worse.
+_SEVERITY = list(SolveStop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    values: _Table
+    iterations: int
+    stop: SolveStop
+
+
+@dataclass(frozen=True, slots=True)
+class _Jacobi:
+    """The system as U = side / diagonal + pull U, where an isolated node's pull is nothing."""
+
+    pull: SparseMatrix
+    diagonal: Float32Array | Float64Array
+    rho: float
+    limit: int
+    tolerance: float
+
+    @classmethod
+    def of(cls, system: System, dtype: np.dtype[Any]) -> "_Jacobi":
+        pull = system.matrix.copy()
+        pull.setdiag(0.0)
+        pull.eliminate_zeros()
+        pull.data = -pull.data / np.repeat(system.diagonal, np.diff(pull.indptr))
+        parameters = system.parameters
+        return cls(
+            pull.astype(dtype),
+            system.diagonal.astype(dtype),
+            system.rho,
+            parameters.max_iterations,
+            parameters.tolerance,
+        )
+
+    def sweep(self, guess: _Table, values: _Table) -> _Table:
+        """One Jacobi step from `values`."""
+        moved: _Table = self.pull @ values
+        moved += guess
+        return moved
+
+
+def _chebyshev(jacobi: _Jacobi, side: _Table, steps: int, proceed: Proceed) -> _Run:
+    """The Chebyshev semi-iteration over Jacobi steps.
+
+    It starts from side / diagonal: an isolated node's row is that from the first step to the
+    last, to the bit.
+    """
+    guess: _Table = side / jacobi.diagonal[:, None]
+    before: _Table = guess
+    now: _Table = guess
+    omega, quarter = 1.0, jacobi.rho * jacobi.rho / 4.0
+    taken = min(steps, jacobi.limit)
+    for step in range(taken):
+        proceed(step / taken)
+        following = jacobi.sweep(guess, now)
+        if step:
+            omega = 1.0 / (1.0 - (2.0 if step == 1 else 1.0) * quarter * omega)
+            following -= before
+            following *= omega
+            following += before
+        before, now = now, following
+    stop = SolveStop.TOLERANCE_REACHED if taken == steps else SolveStop.ITERATION_LIMIT
+    return _Run(now, taken, stop)
+
+
+def _conjugate_gradient(
+    system: System, jacobi: _Jacobi, side: Float64Array, proceed: Proceed
+) -> _Run:
+    """Conjugate gradients on all columns at once, each with its own steps, Jacobi-scaled."""
+    scale = jacobi.diagonal[:, None]
+    goals = (jacobi.tolerance * jacobi.tolerance) * _column_sums(side * side)
+    values: _Table = side / scale
+    residual = side - system.matrix @ values
+    scaled = residual / scale
+    direction = scaled.copy()
+    energy = _column_sums(residual * scaled)
+    stop, taken = SolveStop.ITERATION_LIMIT, 0
+    while True:
+        missing = _column_sums(residual * residual)
+        if not np.isfinite(missing).all():
+            stop = SolveStop.NOT_FINITE
+            break
+        open_columns = missing > goals
+        if not open_columns.any():
+            stop = SolveStop.TOLERANCE_REACHED
+            break
+        if taken == jacobi.limit:
+            break
+        proceed(taken / jacobi.limit)
+        product = system.matrix @ direction
+        curvature = _column_sums(direction * product)
+        if (curvature[open_columns] <= 0).any():
+            stop = SolveStop.NOT_POSITIVE_DEFINITE
+            break
+        length = np.divide(energy, curvature, out=np.zeros_like(energy), where=open_columns)
+        values += length * direction
+        residual -= length * product
+        scaled = residual / scale
+        following = _column_sums(residual * scaled)
+        direction *= np.divide(following, energy, out=np.zeros_like(energy), where=open_columns)
+        direction += scaled
+        energy = following
+        taken += 1
+    # A Jacobi step never worsens the residual, and sets isolated nodes right to the bit.
+    return _Run(jacobi.sweep(side / scale, values), taken, stop)
+
+
+def _column_sums(table: Float64Array) -> Float64Array:
+    """Each column's sum, row after row."""
+    return np.asarray(np.add.reduce(table, axis=0))
+
+
+def _square_sum(table: Float64Array) -> float:
+    return float(np.add.reduce(_column_sums(table * table)))

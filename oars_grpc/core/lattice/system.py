@@ -1,0 +1,94 @@
+"""The linear system whose solution is the settled state.
+
+M = anchor I + graph L + query diag(gates) + chain L_path
+M U = anchor Y + query gates psi^T
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from oars_grpc.core.lattice.arrays import Chain, Float32Array, Float64Array, frozen
+from oars_grpc.core.lattice.graph import Graph
+from oars_grpc.core.lattice.laplacian import (
+    SparseMatrix,
+    attraction,
+    chain_adjacency,
+    chain_degrees,
+    laplacian_diagonal,
+)
+from oars_grpc.core.lattice.parameters import LatticeParameters
+from oars_grpc.errors import InvalidArgument
+
+# Beyond this no solver here is done in a sane number of steps: condition 2000.
+MAXIMUM_RHO = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """The symmetric positive definite operator, and what bounds its condition.
+
+    `rho` bounds the spectral radius of I - diag(M)^-1 M, and (1 + rho) / (1 - rho) the condition
+    number of the Jacobi-scaled operator.
+    """
+
+    matrix: SparseMatrix  # float64
+    diagonal: Float64Array
+    gates: Float64Array
+    rho: float
+    condition_bound: float
+    minimum_eigenvalue: float  # a lower bound: anchor + query * min(gates)
+    parameters: LatticeParameters
+
+    def __len__(self) -> int:
+        return self.diagonal.size
+
+
+def build_system(
+    graph: Graph,
+    gates: Float32Array | Float64Array,
+    chain: Chain | None,
+    parameters: LatticeParameters,
+) -> System:
+    """The operator of a graph, its gates and perhaps a chain."""
+    count = len(graph)
+    wide = gates.astype(np.float64)
+    screen = parameters.anchor_weight + parameters.query_weight * wide
+    kind = parameters.laplacian
+    pull = parameters.graph_weight * laplacian_diagonal(graph, kind)
+    off_diagonal = parameters.graph_weight * attraction(graph, kind)
+    if chain is not None and parameters.chain_weight > 0:
+        pull = pull + parameters.chain_weight * chain_degrees(chain, count)
+        off_diagonal = off_diagonal + parameters.chain_weight * chain_adjacency(chain, count)
+    diagonal = screen + pull
+    # Both Laplacians L satisfy 0 <= L <= 2 diag(L), so I - diag(M)^-1 M has its eigenvalues
+    # within +-(1 - screen / diagonal) at the worst node.
+    rho = float((pull / diagonal).max())
+    if rho > MAXIMUM_RHO:
+        raise InvalidArgument.of(
+            "parameters.anchor_weight",
+            f"is too small beside graph and chain: {rho:.6f} of a node's weight is its "
+            f"neighbours', at most {MAXIMUM_RHO} may be",
+        )
+    matrix = sp.csr_array(sp.diags_array(diagonal) - off_diagonal)
+    matrix.sort_indices()
+    return System(
+        matrix=matrix,
+        diagonal=frozen(diagonal),
+        gates=frozen(wide),
+        rho=rho,
+        condition_bound=(1.0 + rho) / (1.0 - rho),
+        minimum_eigenvalue=float(screen.min()),
+        parameters=parameters,
+    )
+
+
+def anchor_side(system: System, anchors: Float32Array) -> Float32Array:
+    """The part of the right-hand side that the anchors make: anchor Y."""
+    return np.asarray(anchors * np.float32(system.parameters.anchor_weight))
+
+
+def gate_side(system: System) -> Float64Array:
+    """The part that a query is multiplied into: query gates."""
+    return np.asarray(system.parameters.query_weight * system.gates)
