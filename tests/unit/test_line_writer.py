@@ -43,7 +43,7 @@ def test_whoever_writes_faster_than_the_reader_reads_waits(monkeypatch: pytest.M
     line = b"x" * 999 + b"\n"
     with os.fdopen(writing, "wb") as file:
         writer = LineWriter(file)
-        handed_over = []
+        handed_over: list[int] = []
 
         def log() -> None:
             handed_over.extend(writer.write(line) for _ in range(LINES))
