@@ -1,9 +1,13 @@
-"""A process that commits batches when told to, and says what was acknowledged, until it is killed.
+"""A process that forks one that commits batches when told to, until that is killed.
 
-stdin   one line: commit one batch of that many changes
-stdout  `ready`, then the ids of the actions of each batch that was acknowledged
+stdin   a line: fork; when `ready` has been read, a line for each batch
+stdout  `ready` and the process to kill, then the ids of the actions of each batch that was
+        acknowledged, and `ended` with the exit code of that process (-9 if it was killed)
+
+Forking spares each round the seconds that it takes to import the program.
 """
 
+import os
 import sys
 
 import click
@@ -11,6 +15,7 @@ import click
 from oars_grpc.core.stored import Change
 from oars_grpc.storage.appender import CoalescingLedger
 from tests.support.database import opened
+from tests.support.decider import read_line
 from tests.support.factories import (
     make_approval,
     make_change,
@@ -33,16 +38,31 @@ def make_batch(count: int) -> list[Change]:
     return batch
 
 
-def main(url: str) -> None:
-    """Serve the lines of standard input."""
+BATCH = 3
+
+
+def commit(url: str) -> None:
+    """Commit two batches, when told to."""
     with opened(url, pool_size=2) as engine:
         ledger = CoalescingLedger(engine)
         ledger.commit(make_batch(1))
-        click.echo("ready")
-        for line in sys.stdin:
-            batch = make_batch(int(line))
+        click.echo(f"ready {os.getpid()}")
+        for _ in range(2):
+            read_line()
+            batch = make_batch(BATCH)
             ledger.commit(batch)
             click.echo(" ".join(change.stored.action.action_id for change in batch))
+
+
+def main(url: str) -> None:
+    """Serve the lines of standard input."""
+    while read_line():
+        child = os.fork()
+        if not child:
+            commit(url)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        click.echo(f"ended {os.waitstatus_to_exitcode(status)}")
 
 
 if __name__ == "__main__":

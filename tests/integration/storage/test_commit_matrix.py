@@ -5,6 +5,8 @@ the server do something, wherever it stands among those that travel with it. Aft
 the log must pass, and every receipt that was acknowledged must be in it.
 """
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +19,7 @@ import pytest
 from oars_grpc.core.stored import Change, CommitResult, Committed, Replayed
 from oars_grpc.errors import Unavailable
 from oars_grpc.storage.appender import CoalescingLedger
-from tests.support.committer import make_batch
+from tests.support.committer import BATCH, make_batch
 from tests.support.database import check_ledger, checked_log, opened
 from tests.support.postgres_proxy import Failure, PostgresProxy
 
@@ -98,37 +100,53 @@ def test_a_failure_at_any_write_leaves_a_whole_log_and_an_honest_answer(
     assert kept == (failure is Failure.PERSISTED)
 
 
-@pytest.mark.parametrize("failure", list(Failure))
-def test_a_process_killed_at_any_write_loses_nothing_that_it_acknowledged(
-    failure: Failure, proxy: PostgresProxy, ledger: CoalescingLedger, database_url: str
-) -> None:
-    messages = _messages(proxy, ledger)
-    acknowledged: set[str] = set()
-    for message in range(1, messages + 1):
-        acknowledged |= _kill_at(proxy, message, failure)
-        assert checked_log(database_url) == []
-        check_ledger(database_url)
-        assert acknowledged <= _stored(database_url)
-    assert len(acknowledged) >= 3 * messages
-
-
-def _kill_at(proxy: PostgresProxy, message: int, failure: Failure) -> set[str]:
-    """Let another process commit, and kill it at a message; what it had acknowledged."""
-    proxy.count()
+@pytest.fixture
+def committer(proxy: PostgresProxy) -> Iterator["subprocess.Popen[str]"]:
+    """A process on the far side of the proxy that forks those that are killed."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.committer", proxy.url],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        print(3, file=child.stdin, flush=True)
-        acknowledged = set(child.stdout.readline().split())
-        proxy.arm(message, failure, on_failure=child.kill)
-        print(3, file=child.stdin, flush=True)
-        acknowledged |= set(child.stdout.read().split())
-    assert child.returncode == -9
+    ) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_a_process_killed_at_any_write_loses_nothing_that_it_acknowledged(
+    failure: Failure,
+    proxy: PostgresProxy,
+    ledger: CoalescingLedger,
+    committer: "subprocess.Popen[str]",
+    database_url: str,
+) -> None:
+    messages = _messages(proxy, ledger)
+    acknowledged: set[str] = set()
+    for message in range(1, messages + 1):
+        acknowledged |= _kill_at(committer, proxy, message, failure)
+        assert checked_log(database_url) == []
+        check_ledger(database_url)
+        assert acknowledged <= _stored(database_url)
+    assert len(acknowledged) == BATCH * messages
+
+
+def _kill_at(
+    process: "subprocess.Popen[str]", proxy: PostgresProxy, message: int, failure: Failure
+) -> set[str]:
+    """Let a process commit, and kill it at a message of its second batch; what it acknowledged."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    proxy.count()
+    print("fork", file=process.stdin, flush=True)
+    ready, pid = process.stdout.readline().split()
+    assert ready == "ready"
+    print("commit", file=process.stdin, flush=True)
+    acknowledged = set(process.stdout.readline().split())
+    proxy.arm(message, failure, on_failure=lambda: os.kill(int(pid), signal.SIGKILL))
+    print("commit", file=process.stdin, flush=True)
+    while (line := process.stdout.readline().split())[0] != "ended":
+        acknowledged |= set(line)
+    assert line[1] == "-9"
     return acknowledged
