@@ -213,18 +213,22 @@ class EmbeddedPostgres:
         if not lines or not lines[0].isdigit():
             return None
         pid = int(lines[0])
+        return pid if self._is_server(pid) else None
+
+    def _is_server(self, pid: int) -> bool:
+        """Whether this process is, still, the server of this directory."""
         if Path("/proc/self/cmdline").exists():
             # Empty for a zombie; another program for a number that was used again.
             try:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
-                return None
-            return pid if os.fsencode(self._data) in command else None
+                return False
+            return os.fsencode(self._data) in command
         try:
             os.kill(pid, 0)
         except (ProcessLookupError, PermissionError):
-            return None
-        return pid
+            return False
+        return True
 
     def _end_within(self, stop_signal: signal.Signals, timeout_s: float) -> bool:
         pid = self._postmaster()
@@ -232,7 +236,8 @@ class EmbeddedPostgres:
             with suppress(ProcessLookupError):  # it ended by itself just now
                 os.kill(pid, stop_signal)
         deadline = time.monotonic() + timeout_s
-        while self._postmaster() is not None:
+        # The file goes a moment before the process that it names does.
+        while self._postmaster() is not None or (pid is not None and self._is_server(pid)):
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_S)

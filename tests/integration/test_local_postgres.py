@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,28 @@ def test_the_next_start_takes_over_a_server_whose_owner_was_killed(directory: Pa
         assert successor.pid == pid
         successor.stop()
         assert not is_running(pid)
+
+
+def test_a_stop_waits_for_the_process_and_not_only_for_its_file(directory: Path) -> None:
+    """Postgres removes its pid file before it ends, and the kernel may let it wait in between."""
+    with owner_process(directory) as (owner, pid):
+        owner.kill()
+        owner.wait()
+    successor = EmbeddedPostgres(directory)
+    successor.start()
+    os.kill(pid, signal.SIGSTOP)
+
+    def remove_and_go_on() -> None:
+        time.sleep(0.3)  # by then the stop has begun
+        (directory / "data" / "postmaster.pid").unlink()
+        time.sleep(0.5)
+        os.kill(pid, signal.SIGCONT)
+
+    with ThreadPoolExecutor(1) as pool:
+        going_on = pool.submit(remove_and_go_on)
+        successor.stop()
+        assert not is_running(pid)
+        going_on.result()
 
 
 def test_processes_that_start_at_once_share_one_server(directory: Path) -> None:
