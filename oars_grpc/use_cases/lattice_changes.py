@@ -31,6 +31,7 @@ from oars_grpc.use_cases.lattice_limits import limits_of
 from oars_grpc.use_cases.lattice_records import (
     CHANGED,
     LatticeRecords,
+    answered_once,
     check_may_change,
     lattice_not_found,
 )
@@ -58,6 +59,7 @@ class LatticeChanges:
         self._ready = ready
         self._records = records
 
+    @answered_once
     def upsert(
         self,
         call: Call,
@@ -74,9 +76,6 @@ class LatticeChanges:
         Raises:
             InvalidArgument: rows that do not fit the indices, or indices that leave a gap.
         """
-        first = self._records.first_answer_anywhere(call, tenant_id)
-        if first is not None:
-            return first
         stored = self._begun(call, tenant_id, lattice_id, expected_version)
         at = np.array(indices, dtype=np.int64)
         before = stored.anchors
@@ -108,6 +107,7 @@ class LatticeChanges:
         changed = replace(stored, anchors=after, gated=stored.gated or gates is not None)
         return self._change(call, stored, changed, apply, encode, proceed)
 
+    @answered_once
     def remove(
         self,
         call: Call,
@@ -123,9 +123,6 @@ class LatticeChanges:
         Raises:
             InvalidArgument: an anchor that is not there or of the chain, or all of them.
         """
-        first = self._records.first_answer_anywhere(call, tenant_id)
-        if first is not None:
-            return first
         stored = self._begun(call, tenant_id, lattice_id, expected_version)
         at: Int64Array = np.array(indices, dtype=np.int64)
         if at.max() >= stored.anchors:

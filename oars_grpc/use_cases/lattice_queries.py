@@ -46,6 +46,7 @@ from oars_grpc.use_cases.lattice_records import (
     SETTLED,
     LatticeRecords,
     Statement,
+    answered_once,
 )
 from oars_grpc.use_cases.lattices import LatticeDraft, Lattices, checked_draft
 from oars_grpc.use_cases.ready_lattice import ReadyLattice, ReadyLattices
@@ -65,6 +66,7 @@ class LatticeQueries:
         self._ready = ready
         self._records = records
 
+    @answered_once
     def settle_once(
         self,
         call: Call,
@@ -79,9 +81,6 @@ class LatticeQueries:
         tenant = call.tenant(tenant_id)
         checked = checked_draft(call, draft)
         asked = checked_query(query, checked.anchors.shape[1])
-        first = self._records.first_answer(call, tenant)
-        if first is not None:
-            return first
         passing = self._lattices.passing(call, tenant, checked)
         if wanted.rows:
             wanted = replace(wanted, rows=passing.anchors)
@@ -96,6 +95,7 @@ class LatticeQueries:
             encode,
         )
 
+    @answered_once
     def query(
         self,
         call: Call,
@@ -107,9 +107,6 @@ class LatticeQueries:
         proceed: Proceed,
     ) -> Answer:
         """Rank a stored lattice's anchors for queries."""
-        first = self._records.first_answer_anywhere(call, tenant_id)
-        if first is not None:
-            return first
         stored = self._lattices.get(call, tenant_id, lattice_id)
         asked = checked_queries(
             unpacked_rows(queries, "queries", stored.dimension),
@@ -133,6 +130,7 @@ class LatticeQueries:
         statements = [Statement(QUERIED, body) for body in bodies]
         return self._records.commit(call, stored.tenant_id, statements, finish, encode)
 
+    @answered_once
     def score_chain(
         self,
         call: Call,
@@ -144,9 +142,6 @@ class LatticeQueries:
         proceed: Proceed,
     ) -> Answer:
         """Judge a chain of a stored lattice's anchors."""
-        first = self._records.first_answer_anywhere(call, tenant_id)
-        if first is not None:
-            return first
         stored = self._lattices.get(call, tenant_id, lattice_id)
         nodes, weights = chain
         judged = checked_chain(nodes, stored.anchors, weights)
@@ -159,6 +154,7 @@ class LatticeQueries:
         body = {**body, "judged": chain_json(judged), "verdict": verdict_json(verdict)}
         return self._one(call, stored, CHAIN_SCORED, body, encode)
 
+    @answered_once
     def compute_gates(
         self,
         call: Call,
@@ -170,9 +166,6 @@ class LatticeQueries:
         proceed: Proceed,
     ) -> Answer:
         """Gates by diffusion of a query's relevance over a stored lattice's graph."""
-        first = self._records.first_answer_anywhere(call, tenant_id)
-        if first is not None:
-            return first
         stored = self._lattices.get(call, tenant_id, lattice_id)
         asked = checked_query(unpacked(query, "query"), stored.dimension)
         if stored.anchors * 4 > MAXIMUM_ARRAY_BYTES:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from oars_grpc.core import ids
 from oars_grpc.core.call import Answer, Call, Encode
@@ -16,7 +17,7 @@ from oars_grpc.core.stored_lattice import StoredLattice
 from oars_grpc.errors import FailedPrecondition, NotFound, PermissionDenied
 from oars_grpc.use_cases.events import EventWriter
 from oars_grpc.use_cases.locked_tenant import lock_tenant
-from oars_grpc.use_cases.outcomes import first_answer, run_idempotent
+from oars_grpc.use_cases.outcomes import REFUSED_BY_STATE, first_answer, run_idempotent
 
 CREATED = LatticeEvent.CREATED.value
 CHANGED = LatticeEvent.CHANGED.value
@@ -29,6 +30,7 @@ GATES_COMPUTED = LatticeEvent.GATES_COMPUTED.value
 _OWN_ONLY = (Role.AGENT, Role.GATEWAY)
 
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 # The receipts of one call, in the order of its statements, to what it answers.
 Finish = Callable[[Sequence[StoredReceipt]], Result]
 
@@ -61,13 +63,9 @@ class LatticeRecords:
         return self._chance.new_id(prefix)
 
     def first_answer(self, call: Call, tenant_id: str) -> Answer | None:
-        """The answer to a call that this one repeats; looked for before anything is computed."""
-        return first_answer(self._registry, call, tenant_id)
-
-    def first_answer_anywhere(self, call: Call, tenant_id: str) -> Answer | None:
-        """The same where the tenant is that of a thing named by id, which may be gone by now."""
+        """The answer to a call that this one repeats; what it names may be gone by now."""
         for tenant in call.tenants(tenant_id):
-            answer = self.first_answer(call, tenant)
+            answer = first_answer(self._registry, call, tenant)
             if answer is not None:
                 return answer
         return None
@@ -120,6 +118,45 @@ class LatticeRecords:
             return work(registry)
 
         return self._registry.run(tenant_id, locked)
+
+
+class _Records(Protocol):
+    """A use case whose answers are recorded."""
+
+    _records: LatticeRecords
+
+
+Recorder = TypeVar("Recorder", bound=_Records)
+
+
+def answered_once(
+    method: Callable[Concatenate[Recorder, Call, str, Arguments], Answer],
+) -> Callable[Concatenate[Recorder, Call, str, Arguments], Answer]:
+    """Answer a call that repeats another as that one was, before anything dear is done again."""
+
+    @wraps(method)
+    def answer(
+        self: Recorder,
+        call: Call,
+        tenant_id: str,
+        /,
+        *args: Arguments.args,
+        **named: Arguments.kwargs,
+    ) -> Answer:
+        first = self._records.first_answer(call, tenant_id)
+        if first is not None:
+            return first
+        try:
+            return method(self, call, tenant_id, *args, **named)
+        except REFUSED_BY_STATE:
+            # The call that this one repeats may have committed since that look, and made the
+            # lattice what this one objects to.
+            first = self._records.first_answer(call, tenant_id)
+            if first is None:
+                raise
+            return first
+
+    return answer
 
 
 def lattice_not_found(lattice_id: str) -> NotFound:

@@ -32,6 +32,7 @@ from oars_grpc.use_cases.lattice_records import (
     DELETED,
     LatticeRecords,
     Statement,
+    answered_once,
     check_may_change,
     lattice_not_found,
 )
@@ -102,6 +103,7 @@ class Lattices:
         self._tokens = tokens
         self._search = search
 
+    @answered_once
     def create(
         self,
         call: Call,
@@ -114,9 +116,6 @@ class Lattices:
         """Build a small lattice and store it."""
         tenant = call.tenant(tenant_id)
         checked = checked_draft(call, draft)
-        first = self._records.first_answer(call, tenant)
-        if first is not None:
-            return first
         stored = replace(
             self.passing(call, tenant, checked),
             lattice_id=self._records.new_id(ids.LATTICE),
@@ -196,6 +195,7 @@ class Lattices:
         token = self._tokens.issue(listing, page[-1].lattice_id) if more else ""
         return LatticePage(page, token)
 
+    @answered_once
     def delete(
         self,
         call: Call,
@@ -205,9 +205,6 @@ class Lattices:
         encode: Encode[StoredReceipt],
     ) -> Answer:
         """Delete a lattice; an operation that builds it ends."""
-        first = self._records.first_answer_anywhere(call, tenant_id)
-        if first is not None:
-            return first
         tenant = self.get(call, tenant_id, lattice_id).tenant_id
         body = {"latticeId": lattice_id}
 

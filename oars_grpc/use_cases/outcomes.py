@@ -5,10 +5,19 @@ from typing import TypeVar
 
 from oars_grpc.core.call import Answer, Call, Encode, StoredOutcome, replay
 from oars_grpc.core.ports import Clock, Registry, RegistryStore
-from oars_grpc.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
+from oars_grpc.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
 from oars_grpc.use_cases.recorder import IDEMPOTENCY_LIFETIME
 
 Result = TypeVar("Result")
+# What the call that this one repeats may have caused by making its change: the thing is gone, has
+# another version or another length. Whoever meets one of these looks for that call's outcome.
+REFUSED_BY_STATE = (AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound)
 
 
 def run_idempotent(
@@ -36,7 +45,7 @@ def run_idempotent(
 
     try:
         return store.run(tenant_id, transaction)
-    except (AlreadyExists, Conflict, FailedPrecondition, NotFound):
+    except REFUSED_BY_STATE:
         # The call that this one repeats may have committed while this one waited for its lock,
         # and made the state what the work objects to.
         if scope is None:
