@@ -133,7 +133,7 @@ def _attempt(once: Callable[[], Result]) -> Result:
     try:
         return once()
     except _DeadConnection:
-        # The pool threw away all its connections with this one, so that the next is a new one.
+        # No connection of the pool that is as old as this one is used again: the next is new.
         try:
             return once()
         except _DeadConnection as error:
@@ -174,7 +174,9 @@ def _once_prepared(engine: Engine, scope: str, work: Callable[[Session], Result]
         except psycopg.Error as error:
             if session.lost:
                 if session.untouched:
-                    engine.dispose()
+                    # As SQLAlchemy does for statements of its own. To dispose of the pool would
+                    # have it forget, still open, what other threads have taken out by now.
+                    engine.pool._invalidate(pooled, error, _checkin=False)  # noqa: SLF001
                     raise _DeadConnection from error
                 raise Unavailable(OUT_OF_REACH) from error
             _roll_back(pooled)

@@ -1,6 +1,7 @@
 """What happens to one approval at the same instant on two replicas: one outcome, whole chains.
 
-Each race is run a thousand times; both sides are let go together, and each of them wins at times.
+Both sides of a race are let go together, and each of them wins at times. A default run has two
+hundred rounds of each; `pytest -m slow` has the thousand that look for what is rare.
 """
 
 import threading
@@ -22,7 +23,7 @@ from tests.support.database import check_ledger, checked_log
 from tests.support.factories import new_id
 from tests.support.replicas import Replica, approver, replica
 
-ROUNDS = 1_000
+THOUSAND = pytest.param(1_000, marks=pytest.mark.slow)
 BOB, CAROL = approver("bob"), approver("carol")
 DENIED = (ActionState.DENIED, ApprovalState.REJECTED)
 GRANTED = (ActionState.APPROVED, ApprovalState.APPROVED)
@@ -81,13 +82,14 @@ def check_whole(url: str) -> None:
     assert checked_log(url) == []
 
 
+@pytest.mark.parametrize("rounds", [200, THOUSAND])
 def test_two_approvers_at_one_instant_grant_once(
-    pair: tuple[Replica, Replica], database_url: str
+    pair: tuple[Replica, Replica], database_url: str, rounds: int
 ) -> None:
     """One approval suffices: the second comes too late, and is told so."""
     first, second = pair
     race, outcomes = Race(), Counter[tuple[str, ...]]()
-    for number in range(ROUNDS):
+    for number in range(rounds):
         approval = first.submit(new_id("act"))
         one, other = (first, second) if number % 2 else (second, first)
         refused = race.run(
@@ -100,18 +102,19 @@ def test_two_approvers_at_one_instant_grant_once(
         assert len(first.approval(approval.approval_id).decisions) == 1
     assert len(outcomes) == 2  # each side won at times
     found = types_of(database_url)
-    assert len(found) == ROUNDS
+    assert len(found) == rounds
     assert all(types == decided("approved") for types in found.values())
     check_whole(database_url)
 
 
+@pytest.mark.parametrize("rounds", [200, THOUSAND])
 def test_approve_against_reject_never_yields_both(
-    pair: tuple[Replica, Replica], database_url: str
+    pair: tuple[Replica, Replica], database_url: str, rounds: int
 ) -> None:
     first, second = pair
     race, ends = Race(), Counter[tuple[ActionState, ApprovalState]]()
     asked: dict[str, str] = {}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         approval = second.submit(new_id("act"))
         one, other = (first, second) if number % 2 else (second, first)
         refused = race.run(
@@ -129,13 +132,14 @@ def test_approve_against_reject_never_yields_both(
     check_whole(database_url)
 
 
+@pytest.mark.parametrize("rounds", [200, THOUSAND])
 def test_the_same_decision_sent_twice_counts_once_and_is_answered_alike(
-    pair: tuple[Replica, Replica], database_url: str
+    pair: tuple[Replica, Replica], database_url: str, rounds: int
 ) -> None:
     """A retry under the same key, on another replica, while the first is under way."""
     first, second = pair
     race = Race()
-    for number in range(ROUNDS):
+    for number in range(rounds):
         approval = first.submit(new_id("act"))
         key = f"key-{number}"
         answers: list[bytes] = []
@@ -153,15 +157,16 @@ def test_the_same_decision_sent_twice_counts_once_and_is_answered_alike(
     check_whole(database_url)
 
 
+@pytest.mark.parametrize("rounds", [200, THOUSAND])
 def test_expiry_against_decision_has_one_outcome(
-    pair: tuple[Replica, Replica], database_url: str
+    pair: tuple[Replica, Replica], database_url: str, rounds: int
 ) -> None:
     """The replica that expires is ahead of time; the other believes that there is some left."""
     first, second = pair
     second.clock.shift = timedelta(days=2)
     race, ends = Race(), Counter[tuple[ActionState, ApprovalState]]()
     asked: dict[str, Counter[str]] = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         approval = first.submit(new_id("act"))
         refused = race.run(
             lambda a=approval: first.decide(a, BOB, Verdict.REJECT),  # type: ignore[misc]
@@ -181,11 +186,12 @@ def test_expiry_against_decision_has_one_outcome(
     check_whole(database_url)
 
 
+@pytest.mark.parametrize("rounds", [100, THOUSAND])
 def test_of_identical_submissions_one_opens_an_approval_and_the_others_join_it(
-    pair: tuple[Replica, Replica], database_url: str
+    pair: tuple[Replica, Replica], database_url: str, rounds: int
 ) -> None:
     first, second = pair
-    race, rounds = Race(), ROUNDS // 5
+    race = Race()
     for number in range(rounds):
         agent_id = new_id("act")
         answers: list[str] = []
@@ -207,11 +213,12 @@ def test_of_identical_submissions_one_opens_an_approval_and_the_others_join_it(
     check_whole(database_url)
 
 
+@pytest.mark.parametrize("rounds", [100, THOUSAND])
 def test_a_grant_is_used_by_one_of_two_starts(
-    pair: tuple[Replica, Replica], database_url: str
+    pair: tuple[Replica, Replica], database_url: str, rounds: int
 ) -> None:
     first, second = pair
-    race, rounds = Race(), ROUNDS // 5
+    race = Race()
     for _ in range(rounds):
         approval = first.submit(new_id("act"))
         first.decide(approval, BOB)

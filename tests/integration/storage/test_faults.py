@@ -1,5 +1,6 @@
 """Connections and servers that die at every point of a commit."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from oars_grpc.core.stored import Change, Committed, Replayed, Superseded
 from oars_grpc.errors import Unavailable
@@ -20,6 +21,7 @@ from oars_grpc.storage.engine import ping
 from oars_grpc.storage.ledger import PostgresLedger
 from oars_grpc.storage.prepared import Session, Statement
 from oars_grpc.storage.schema import migrate
+from oars_grpc.storage.transaction import read
 from oars_grpc.storage.upkeep import PostgresUpkeepStore
 from tests.support.database import check_ledger, create_tenant, execute, opened
 from tests.support.factories import (
@@ -104,6 +106,30 @@ def test_a_connection_dead_before_the_first_statement_costs_nothing(
     faults.before(1)
     assert ledger.commit(_batch(created)) == [Committed(), Committed()]
     assert check_ledger(database_url) == 5
+
+
+def test_what_other_threads_use_meanwhile_is_closed_and_not_forgotten(database_url: str) -> None:
+    """A connection that is dropped open warns as it is collected, and warnings are errors here."""
+    with opened(database_url, pool_size=2) as engine:
+        ledger = PostgresLedger(engine)
+
+        def backend(connection: Connection) -> int:
+            (pid,) = connection.exec_driver_sql("SELECT pg_backend_pid()").one()
+            return int(pid)
+
+        def beside(connection: Connection) -> tuple[int, int]:
+            return backend(connection), read(engine, [], backend)
+
+        used, idle = read(engine, [], beside)
+
+        def meet_a_dead_one(connection: Connection) -> None:
+            assert backend(connection) == used
+            _terminate(idle, database_url)
+            assert ledger.commit([make_change()]) == [Committed()]
+
+        read(engine, [], meet_a_dead_one)
+        assert not {used, idle} & set(read(engine, [], beside))
+    gc.collect()
 
 
 @pytest.mark.parametrize("statement", range(2, STATEMENTS + 1))

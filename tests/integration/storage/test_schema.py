@@ -75,10 +75,16 @@ _MIGRATE = (
 )
 
 
-@pytest.fixture
-def filled_url(database_url: str) -> str:
-    """A database with actions, receipts and outcomes of two tenants."""
-    with opened(database_url) as engine:
+@pytest.fixture(scope="module")
+def filled_url(cluster_url: str, template: str) -> Iterator[str]:
+    """A database with actions, receipts and outcomes of two tenants, which no test here changes."""
+    with new_database(cluster_url, template) as url:
+        _fill(url)
+        yield url
+
+
+def _fill(url: str) -> None:
+    with opened(url) as engine:
         for tenant_id in ("acme", "globex"):
             # So many that the log has a whole tile, and with it a node.
             changes = [make_change(tenant_id) for _ in range(128)]
@@ -88,8 +94,7 @@ def filled_url(database_url: str) -> str:
             place(make_holds(engine), ReceiptFilter(agent_id="nobody"), tenant_id)
             set_retention(engine, tenant_id, RETENTION_DAYS)
             assert make_retention(engine).erase_due().erased == 3
-    execute(database_url, *ROWS_OF_APPROVERS, *ROWS_OF_LATTICES)
-    return database_url
+    execute(url, *ROWS_OF_APPROVERS, *ROWS_OF_LATTICES)
 
 
 @pytest.fixture
