@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share: one real stack for each test process."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from oars_grpc.local.stack import LocalStack
 from tests.support.client import Client, client_for
 from tests.support.identities import add_identity
+
+# The servers and commands that tests start by the hundred would compile every module each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def test_the_readme_command_to_run_works_in_a_clean_checkout(checkout: Path) -> 
 
 
 def test_the_gate_runs_the_readme_command_to_test() -> None:
-    (command,) = [line for line in commands("README.md") if line.endswith("pytest -n 2")]
+    (command,) = [line for line in commands("README.md") if line.endswith("pytest -n 3")]
     assert command in (ROOT / ".ci" / "run").read_text()
 
 
