@@ -8,6 +8,7 @@ numbers times powers of two, rounded so that the bound stays a bound.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from oars_grpc.core.lattice.energy import Energies
 from oars_grpc.core.lattice.scaled import BOUND_BITS, at_least, at_most, exponent_of, real
@@ -17,8 +18,7 @@ from oars_grpc.core.lattice.system import System
 _BELOW = 1.0 - 2.0**-50
 
 
-@dataclass(frozen=True, slots=True)
-class BoundNumber:
+class BoundNumber(NamedTuple):
     """A bound as a whole number times 2^exponent."""
 
     number: int

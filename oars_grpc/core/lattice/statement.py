@@ -41,7 +41,7 @@ from oars_grpc.core.lattice.certificate import BoundNumber, certificate, least_e
 from oars_grpc.core.lattice.chain_verdict import ChainVerdict
 from oars_grpc.core.lattice.components import NodeComponents
 from oars_grpc.core.lattice.conflicts import Conflicts
-from oars_grpc.core.lattice.energy import Energies, EnergyTerms, Query
+from oars_grpc.core.lattice.energy import Energies, Query
 from oars_grpc.core.lattice.parameters import LatticeParameters
 from oars_grpc.core.lattice.provenance import (
     Provenance,
@@ -183,12 +183,12 @@ def parameters_json(parameters: LatticeParameters) -> dict[str, Any]:
 
 def energy_json(energies: Energies) -> dict[str, Any]:
     """Both energies and the drop, which add up as whole numbers."""
-    largest = max(*_values(energies.before), *_values(energies.after))
+    largest = max(*energies.before, *energies.after)
     exponent = exponent_of(largest, BITS)
     # A power of two: exact, and faster than to scale each by itself.
     scale = math.ldexp(1.0, -exponent)
-    before = [round(value * scale) for value in _values(energies.before)]
-    after = [round(value * scale) for value in _values(energies.after)]
+    before = [round(value * scale) for value in energies.before]
+    after = [round(value * scale) for value in energies.after]
     drop = [one - other for one, other in zip(before, after, strict=True)]
     return {
         "exponent": exponent,
@@ -282,10 +282,6 @@ def _scores(values: Float64Array) -> list[int]:
 
 def _bound_json(bound: BoundNumber) -> dict[str, int]:
     return {"number": bound.number, "exponent": bound.exponent}
-
-
-def _values(terms: EnergyTerms) -> tuple[float, float, float, float]:
-    return (terms.anchor, terms.graph, terms.query, terms.chain)
 
 
 def _terms_json(numbers: list[int]) -> dict[str, int]:
