@@ -10,14 +10,13 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from os import getloadavg
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
 from tests.benchmarks.figures import machine
 from tests.benchmarks.lattice.contention import core_contention
@@ -33,6 +32,7 @@ from tests.benchmarks.lattice.scale import growth, large
 from tests.benchmarks.lattice.service import service_contention
 from tests.benchmarks.lattice.speed import speed
 from tests.benchmarks.lattice.tables import tables
+from tests.benchmarks.lattice.threads import computing_in
 
 PARTS = ("speed", "scale", "ranking", "grounding", "outcomes", "contention")
 
@@ -172,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peer", type=Path, help="a checkout of Oscillink to measure beside")
     parser.add_argument("--no-texts", action="store_true", help="only what needs no embedding")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part; repeatable")
-    parser.add_argument("--blas-threads", type=int, help="of every matrix product, ours and theirs")
+    parser.add_argument(
+        "--blas-threads", type=int, help="of matrix products, ours and theirs, and of our own"
+    )
     parser.add_argument(
         "--cache",
         type=Path,
@@ -185,8 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = QUICK if options.quick else SMOKE if options.smoke else FULL
     if options.no_texts:
         chosen = replace(chosen, texts=0)
-    limits = threadpool_limits(options.blas_threads, "blas") if options.blas_threads else None
-    with limits or nullcontext():
+    with computing_in(options.blas_threads):
         report = run(chosen, peer, options.cache, options.only or PARTS, million=options.million)
     sys.stdout.write(tables(report))
     if options.json:
