@@ -31,7 +31,7 @@ DEFAULT_LIKENESS = 0.5
 MOST_NEIGHBORS = 16
 # A copy of an item, or its opposite, says nothing of what it joins.
 _SAME = 1.0 - 1e-6
-_BLOCK_VALUES = 1 << 18
+_BLOCK_VALUES = 1 << 19
 _LINE = 2
 
 
@@ -74,9 +74,11 @@ def conflicts(
         within(0.0)
         tensest[part], pairs[part] = _tensest(anchors, lengths, part, nearest[part], likeness)
 
-    step = max(1, _BLOCK_VALUES // (anchors.shape[1] * max(1, nearest.shape[1])))
+    values = nearest.size * anchors.shape[1]
+    # Blocks of one size: two of them keep two threads busy for as long.
+    step = -(-count // -(-max(1, values) // _BLOCK_VALUES))
     blocks = [partial(weigh, slice(start, start + step)) for start in range(0, count, step)]
-    side_by_side(blocks, nearest.size * anchors.shape[1], proceed)
+    side_by_side(blocks, values, proceed)
     found = np.flatnonzero(tensest >= tension)
     order = found[np.argsort(-tensest[found], kind="stable")]
     return Conflicts(
@@ -107,7 +109,7 @@ def pair_tension(anchors: Float32Array, item: int, pair: tuple[int, int]) -> tup
     lengths = _lengths(rows)
     block = rows[None, 1:]
     near = np.einsum("nd,nad->na", rows[:1], block) * _inverse(lengths[:1, None] * lengths[1:])
-    tensions, alike = _tensions(near, block, lengths[None, 1:])
+    tensions, alike = _tensions(near.T, block, lengths[1:, None])
     return float(tensions[0, 0]), float(alike[0, 0])
 
 
@@ -128,11 +130,11 @@ def _tensest(
     near = np.einsum("nd,nad->na", anchors[part], rows) * _inverse(lengths[part, None] * long)
     # Places of nobody count as copies, which say nothing.
     near[nearest == NOBODY] = 1.0
-    tensions, alike = _tensions(near, rows, long)
+    tensions, alike = _tensions(near.T, rows, long.T)
     tensions[alike > likeness] = 0.0
     # The first of equals: of the pair whose places are the least apart.
-    place = tensions.argmax(axis=1)
-    found = tensions[np.arange(count), place]
+    place = tensions.argmax(axis=0)
+    found = tensions[place, np.arange(count)]
     tense = np.flatnonzero(found > 0)
     first, second = _pairs(width)
     best[tense] = found[tense]
@@ -144,23 +146,40 @@ def _tensest(
 def _tensions(
     near: Float64Array, rows: Float32Array, lengths: Float64Array
 ) -> tuple[Float64Array, Float64Array]:
-    """-rho of every pair of neighbours, and the pairs' cosines, in the order of `_pairs`."""
-    count, width = lengths.shape
-    first, second = _pairs(width)
-    dots = np.empty((count, first.size), dtype=np.float32)
-    start = 0
-    for apart in range(1, width):
-        end = start + width - apart
-        np.einsum("nad,nad->na", rows[:, :-apart], rows[:, apart:], out=dots[:, start:end])
-        start = end
-    alike = dots * _inverse(lengths[:, first] * lengths[:, second])
-    left, same = np.maximum(1.0 - near * near, 0.0), near >= _SAME
-    rest = left[:, first] * left[:, second]
-    sound = ~(same[:, first] | same[:, second]) & (rest > 0)
-    partial = near[:, first] * near[:, second]
-    partial -= alike
-    partial = np.divide(partial, np.sqrt(rest), out=np.zeros_like(alike), where=sound)
-    return np.minimum(partial, 1.0, out=partial), alike
+    """-rho of every pair of neighbours, and the pairs' cosines: a row for each of `_pairs`.
+
+    `near` and `lengths` have a row for each place, so that what is computed lies side by side.
+    """
+    spans = _spans(len(near))
+    dots = np.empty((spans[-1][1].stop, len(rows)), dtype=np.float32)
+    for apart, pairs in spans:
+        np.einsum("nad,nad->an", rows[:, :-apart], rows[:, apart:], out=dots[pairs])
+    alike = _inverse(_products(lengths))
+    alike *= dots
+    left = np.maximum(1.0 - near * near, 0.0)
+    left[near >= _SAME] = 0.0
+    rest, partials = _products(left), _products(near)
+    partials -= alike
+    sound = rest > 0
+    np.sqrt(rest, out=rest)
+    np.divide(partials, rest, out=partials, where=sound)
+    partials[~sound] = 0.0
+    return np.minimum(partials, 1.0, out=partials), alike
+
+
+def _products(values: Float64Array) -> Float64Array:
+    """The products of every two rows, in the order of `_pairs`."""
+    spans, rows = _spans(len(values)), np.ascontiguousarray(values)
+    found = np.empty((spans[-1][1].stop, values.shape[1]))
+    for apart, pairs in spans:
+        np.multiply(rows[:-apart], rows[apart:], out=found[pairs])
+    return found
+
+
+def _spans(width: int) -> list[tuple[int, slice]]:
+    """How far apart pairs are, and where such pairs stand in the order of `_pairs`."""
+    ends = np.cumsum(np.arange(width - 1, 0, -1)).tolist()
+    return [(apart, slice(end - width + apart, end)) for apart, end in enumerate(ends, start=1)]
 
 
 def _pairs(width: int) -> tuple[Int64Array, Int64Array]:

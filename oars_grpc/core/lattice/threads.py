@@ -5,10 +5,10 @@ cores at work. What the parts are does not depend on how many threads there are,
 computed as it would be alone: no result shows their number.
 """
 
+from _thread import LockType, allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Thread
 from typing import Generic, TypeVar
 
 from oars_grpc.core.lattice.progress import Proceed, between, keep_going
@@ -52,20 +52,18 @@ def side_by_side(
     """
     team = _Team(parts)
     threads = min(_LIMIT.threads, len(parts)) if values >= _WORTH_A_THREAD else 1
-    helpers = [Thread(target=team.help) for _ in range(threads - 1)]
+    ends: list[LockType] = []
     try:
-        for helper in helpers:
-            helper.start()
+        ends.extend(team.start_helper() for _ in range(threads - 1))
         team.work(proceed)
-        for helper in helpers:
-            while helper.is_alive():
-                helper.join(_LOOK_SECONDS)
+        for end in ends:
+            while not end.acquire(timeout=_LOOK_SECONDS):
                 proceed(1.0)
+            end.release()
     except BaseException as fault:  # noqa: BLE001 - raised again, once the helpers have ended
         team.faults.append(fault)
-    for helper in helpers:
-        if helper.ident is not None:
-            helper.join()
+    for end in ends:
+        end.acquire()
     return team.results()
 
 
@@ -97,12 +95,21 @@ class _Team(Generic[Result]):
                 return
             self._found[place] = part(between(look, place / self._count, (place + 1) / self._count))
 
-    def help(self) -> None:
-        """The same in a thread that nobody asks to stop but the others' faults."""
+    def start_helper(self) -> LockType:
+        """Work in another thread as well; the lock is free when that ends."""
+        end = allocate_lock()
+        end.acquire()
+        # Not `Thread`: its `start` waits until the new thread has run, as long as many parts take.
+        start_new_thread(self._help, (end,))
+        return end
+
+    def _help(self, end: LockType) -> None:
         try:
             self.work(keep_going)
         except BaseException as fault:  # noqa: BLE001 - raised again, in the caller's thread
             self.faults.append(fault)
+        finally:
+            end.release()
 
     def results(self) -> list[Result]:
         """What was found, or the first fault."""
