@@ -61,7 +61,9 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
     if settings.migrate_on_start:
         migrate(migration_url)
     # For good: whatever thread computes, the rpcs keep the other cores.
-    threadpool_limits(settings.lattice_threads)
+    # Lattices take threads of their own, each a matrix product by itself: a BLAS that keeps a core
+    # waiting for its next product would be in the way of all else.
+    threadpool_limits(1)
     limit_threads(settings.lattice_threads)
     engine = open_engine(
         url,

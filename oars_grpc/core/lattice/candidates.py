@@ -53,8 +53,8 @@ def candidate_pairs(
     count, codes = len(directions), directions.codes
     search = _Search.over(count, neighbors, _margin(directions))
     if count <= _SQUARE_ROWS:
-        proceed(0.0)
-        search.take_square(_square(codes), between(proceed, 0.5, 1.0))
+        square = _square(codes, between(proceed, 0.0, 0.7))
+        search.take_square(square, between(proceed, 0.7, 1.0))
         return search.result()
     strip = min(_STRIP_ROWS, -(-count // _STRIPS))
     width = max(strip, _TILE_VALUES // strip)
@@ -67,7 +67,7 @@ def candidate_pairs(
             right = min(left + width, count)
             size = (bottom - top, right - left)
             tile = buffer[: size[0] * size[1]].reshape(size)
-            np.matmul(codes[top:bottom], codes[left:right].T, out=tile)
+            _multiply(codes[top:bottom], codes[left:right], tile)
             search.take(tile, top, left)
     return search.result()
 
@@ -91,17 +91,32 @@ def _margin(directions: Directions) -> float:
     return longest * (2.0 * gamma + uneven + 4.0 * _UNIT) * 1.001
 
 
-def _square(codes: Float32Array) -> Float32Array:
+def _square(codes: Float32Array, proceed: Proceed) -> Float32Array:
     """The products of all with all, with nothing on the diagonal."""
     count = len(codes)
     square = np.empty((count, count), dtype=np.float32)
     strip = -(-count // _STRIPS)
-    for top in range(0, count, strip):
+
+    def multiply(top: int, within: Proceed) -> None:
+        within(0.0)
         bottom = min(top + strip, count)
         np.matmul(codes[top:bottom], codes[top:].T, out=square[top:bottom, top:])
         square[bottom:, top:bottom] = square[top:bottom, bottom:].T
+
+    side_by_side([partial(multiply, top) for top in range(0, count, strip)], square.size, proceed)
     np.fill_diagonal(square, _NOTHING)
     return square
+
+
+def _multiply(rows: Float32Array, columns: Float32Array, tile: Float32Array) -> None:
+    """The products of rows and columns, a tile."""
+
+    def multiply(part: slice, _: Proceed) -> None:
+        np.matmul(rows, columns[part].T, out=tile[:, part])
+
+    step = -(-len(columns) // _STRIPS)
+    starts = range(0, len(columns), step)
+    side_by_side([partial(multiply, slice(at, at + step)) for at in starts], tile.size)
 
 
 def _reaching(tile: Float32Array, floor: Float32Array) -> tuple[Int64Array, Int64Array]:

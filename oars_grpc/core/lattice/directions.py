@@ -18,6 +18,7 @@ from oars_grpc.core.lattice.threads import side_by_side
 
 FINE_SCALE = float(1 << 24)
 _BLOCK_VALUES = 1 << 18
+_NARROW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,17 @@ def row_sums(rows: Float64Array) -> Float64Array:
     The rows are overwritten.
     """
     width = rows.shape[1]
-    while width > 1:
+    while width > _NARROW:
         half = width // 2
         rows[:, :half] += rows[:, width - half : width]
         width -= half
-    return rows[:, 0].copy()
+    # What is left of a row is too short to be worth a loop: the same additions, column by column.
+    columns: Float64Array = np.ascontiguousarray(rows[:, :width].T)
+    while width > 1:
+        half = width // 2
+        columns[:half] += columns[width - half : width]
+        width -= half
+    return columns[0].copy()
 
 
 def cosines(dots: Float64Array, left: Float64Array, right: Float64Array) -> Float64Array:

@@ -27,8 +27,9 @@ from oars_grpc.core.lattice.threads import side_by_side
 
 NOBODY = -1
 _BLOCK_VALUES = 1 << 21
-_TABLE_ROWS = 512
-_PARTS = 4  # that several threads may rank
+_TABLE_ROWS = 2048
+_PARTS = 8  # at most, that several threads may rank
+_PART_ROWS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def _distinct(
         scores = pair_cosines(directions, nodes, others)
         rank_into(nodes - part.start, others, scores, (indices[part], values[part]))
 
-    step = max(1, -(-count // _PARTS))
+    step = max(_PART_ROWS, -(-count // _PARTS))
     parts = [partial(ranked, slice(at, min(at + step, count))) for at in range(0, count, step)]
     side_by_side(parts, directions.codes.size, between(proceed, 0.8, 0.9))
     if found.crowded.size:
@@ -170,19 +171,19 @@ def rank_into(
     """
     indices, values = into
     rows, width = indices.shape
-    # Few rows at a time: one that is long makes the table wide for these alone.
-    for start in range(0, rows, _TABLE_ROWS):
-        part = slice(start, min(start + _TABLE_ROWS, rows))
-        first, last = np.searchsorted(nodes, (part.start, part.stop))
-        table = table_of(nodes[first:last] - start, -scores[first:last], part.stop - start, np.inf)
+    starts = np.searchsorted(nodes, np.arange(rows + 1))
+    # Some rows at a time: one that is long makes the table wide for these alone.
+    for top in range(0, rows, _TABLE_ROWS):
+        part = slice(top, min(top + _TABLE_ROWS, rows))
+        told = slice(starts[part.start], starts[part.stop])
+        table = table_of(nodes[told] - top, -scores[told], part.stop - top, np.inf)
         # A stable sort leaves equals in the order in which they came.
         place = np.argsort(table, axis=1, kind="stable")[:, :width]
-        listed = np.isfinite(np.take_along_axis(table, place, axis=1))
-        ends = np.searchsorted(nodes, np.arange(part.start, part.stop))
-        entry = (place + ends[:, None])[listed]
-        kept = slice(0, place.shape[1])
-        indices[part, kept][listed] = others[entry]
-        values[part, kept][listed] = scores[entry]
+        entry = starts[part, None] + place
+        listed = entry < starts[part.start + 1 : part.stop + 1, None]
+        columns = slice(0, place.shape[1])
+        np.copyto(indices[part, columns], others.take(entry, mode="clip"), "same_kind", listed)
+        np.copyto(values[part, columns], scores.take(entry, mode="clip"), where=listed)
 
 
 def _expanded(lists: NeighborLists, groups: Groups, count: int) -> NeighborLists:
