@@ -74,7 +74,7 @@ def row_sums(rows: Float64Array) -> Float64Array:
         half = width // 2
         columns[:half] += columns[width - half : width]
         width -= half
-    return columns[0].copy()
+    return columns[0, :].copy()
 
 
 def cosines(dots: Float64Array, left: Float64Array, right: Float64Array) -> Float64Array:
