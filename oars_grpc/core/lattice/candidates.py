@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 
 from oars_grpc.core.lattice.arrays import (
+    BoolArray,
     Float32Array,
     Int64Array,
 )
@@ -119,9 +120,13 @@ def _multiply(rows: Float32Array, columns: Float32Array, tile: Float32Array) -> 
     side_by_side([partial(multiply, slice(at, at + step)) for at in starts], tile.size)
 
 
-def _reaching(tile: Float32Array, floor: Float32Array) -> tuple[Int64Array, Int64Array]:
+def _reaching(
+    tile: Float32Array, floor: Float32Array, mask: BoolArray
+) -> tuple[Int64Array, Int64Array]:
     """Where a tile reaches the floor: rows and columns, row after row."""
-    row, column = np.divmod(np.flatnonzero(tile >= floor), tile.shape[1])
+    reaching = mask[: tile.size]
+    np.greater_equal(tile, floor, out=reaching.reshape(tile.shape))
+    row, column = np.divmod(np.flatnonzero(reaching), tile.shape[1])
     return row, column
 
 
@@ -136,6 +141,7 @@ class _Search:
     floor: Float32Array  # N: a product under this cannot be among the k nearest
     kept: list[_Hits] = field(default_factory=list)
     pending: int = 0
+    masks: list[BoolArray] = field(default_factory=lambda: [np.empty(0, dtype=np.bool_)] * 2)
 
     @classmethod
     def over(cls, count: int, neighbors: int, margin: float) -> "_Search":
@@ -173,7 +179,8 @@ class _Search:
         def hits(top: int, within: Proceed) -> _Hits:
             within(0.0)
             rows = square[top : top + strip]
-            row, column = _reaching(rows, self.floor[top : top + strip, None])
+            mask = np.empty(rows.size, dtype=np.bool_)
+            row, column = _reaching(rows, self.floor[top : top + strip, None], mask)
             return row + top, column, rows[row, column]
 
         strip = -(-count // _STRIPS)
@@ -186,7 +193,7 @@ class _Search:
         floor = self.floor[rows]
         if (floor == _NOTHING).any():
             np.maximum(floor, self._bound_of_rows(tile), out=floor)
-        row, column = _reaching(tile, floor[:, None])
+        row, column = _reaching(tile, floor[:, None], self._mask(0, tile.size))
         values = tile[row, column]
         self._raise_floors(rows, row, values)
         return row + top, column + left, values
@@ -197,12 +204,21 @@ class _Search:
         floor = self.floor[columns]
         if (floor == _NOTHING).any():
             np.maximum(floor, self._bound_of_columns(tile), out=floor)
-        row, column = _reaching(tile, floor)
+        row, column = _reaching(tile, floor, self._mask(1, tile.size))
         by_column = np.argsort(column)
         row, column = row[by_column], column[by_column]
         values = tile[row, column]
         self._raise_floors(columns, column, values)
         return column + left, row + top, values
+
+    def _mask(self, place: int, size: int) -> BoolArray:
+        """Room for the comparison of a tile's rows, or of its columns.
+
+        It is kept: new memory would have to be cleared and brought near for every tile.
+        """
+        if self.masks[place].size < size:
+            self.masks[place] = np.empty(size, dtype=np.bool_)
+        return self.masks[place]
 
     def _bound_of_rows(self, tile: Float32Array) -> Float32Array:
         """For each row, less than its k-th largest by the margin: from maxima of groups.
