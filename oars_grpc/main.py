@@ -8,6 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from oars_grpc.assembly import Assembly, assemble
 from oars_grpc.background import build_in_background, run_in_background
+from oars_grpc.core.lattice.threads import limit_threads
 from oars_grpc.errors import ConfigurationError, FailedPrecondition, NotFound
 from oars_grpc.local.postgres import EmbeddedPostgres
 from oars_grpc.process import catch_signals, spare_collector, stay_on, wait_for_signal
@@ -60,7 +61,10 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
     if settings.migrate_on_start:
         migrate(migration_url)
     # For good: whatever thread computes, the rpcs keep the other cores.
-    threadpool_limits(settings.lattice_threads)
+    # Lattices take threads of their own, each a matrix product by itself: a BLAS that keeps a core
+    # waiting for its next product would be in the way of all else.
+    threadpool_limits(1)
+    limit_threads(settings.lattice_threads)
     engine = open_engine(
         url,
         pool_size=settings.database_pool_size,

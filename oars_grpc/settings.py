@@ -56,7 +56,7 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
     "OARS_LATTICE_COMPUTATIONS": ("1", "lattices settled or loaded for calls at a time"),
     "OARS_LATTICE_QUERIES": ("4", "questions to ready lattices computed at a time"),
     "OARS_EVIDENCE_SCORINGS": ("2", "actions whose evidence is scored at a time"),
-    "OARS_LATTICE_THREADS": ("1", "threads of each matrix product"),
+    "OARS_LATTICE_THREADS": ("1", "threads of each computation on a lattice"),
     "OARS_UPKEEP_SECONDS": ("5", "pause between rounds of expiry and purging"),
     "OARS_LOG_LEVEL": ("info", "debug, info, warning or error"),
 }

@@ -11,6 +11,7 @@ but they are nearer to their own, so that the mutual graph often leaves it alone
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.special import stdtrit
@@ -18,6 +19,7 @@ from scipy.special import stdtrit
 from oars_grpc.core.lattice.arrays import Float32Array, Float64Array, Int32Array, Int64Array, frozen
 from oars_grpc.core.lattice.neighbors import NOBODY, NeighborLists
 from oars_grpc.core.lattice.progress import Proceed, keep_going
+from oars_grpc.core.lattice.threads import side_by_side
 from oars_grpc.errors import InvalidArgument
 
 # Measured on planted mixtures of sentences.
@@ -29,7 +31,7 @@ DEFAULT_LIKENESS = 0.5
 MOST_NEIGHBORS = 16
 # A copy of an item, or its opposite, says nothing of what it joins.
 _SAME = 1.0 - 1e-6
-_BLOCK_VALUES = 1 << 18
+_BLOCK_VALUES = 1 << 19
 _LINE = 2
 
 
@@ -67,11 +69,16 @@ def conflicts(
     nearest: Int32Array = lists.indices[:, :width]
     tensest, pairs = np.zeros(count), np.zeros((count, 2), dtype=np.int64)
     lengths = _lengths(anchors)
-    step = max(1, _BLOCK_VALUES // (anchors.shape[1] * max(1, nearest.shape[1])))
-    for start in range(0, count, step):
-        proceed(start / count)
-        part = slice(start, start + step)
+
+    def weigh(part: slice, within: Proceed) -> None:
+        within(0.0)
         tensest[part], pairs[part] = _tensest(anchors, lengths, part, nearest[part], likeness)
+
+    values = nearest.size * anchors.shape[1]
+    # Blocks of one size: two of them keep two threads busy for as long.
+    step = -(-count // -(-max(1, values) // _BLOCK_VALUES))
+    blocks = [partial(weigh, slice(start, start + step)) for start in range(0, count, step)]
+    side_by_side(blocks, values, proceed)
     found = np.flatnonzero(tensest >= tension)
     order = found[np.argsort(-tensest[found], kind="stable")]
     return Conflicts(
@@ -102,7 +109,7 @@ def pair_tension(anchors: Float32Array, item: int, pair: tuple[int, int]) -> tup
     lengths = _lengths(rows)
     block = rows[None, 1:]
     near = np.einsum("nd,nad->na", rows[:1], block) * _inverse(lengths[:1, None] * lengths[1:])
-    tensions, alike = _tensions(near, block, lengths[None, 1:], 1)
+    tensions, alike = _tensions(near.T, block, lengths[1:, None])
     return float(tensions[0, 0]), float(alike[0, 0])
 
 
@@ -123,33 +130,63 @@ def _tensest(
     near = np.einsum("nd,nad->na", anchors[part], rows) * _inverse(lengths[part, None] * long)
     # Places of nobody count as copies, which say nothing.
     near[nearest == NOBODY] = 1.0
-    everyone = np.arange(count)
-    for apart in range(1, width):
-        tensions, alike = _tensions(near, rows, long, apart)
-        tensions[alike > likeness] = 0.0
-        place = tensions.argmax(axis=1)
-        found = tensions[everyone, place]
-        better = np.flatnonzero(found > best)
-        best[better] = found[better]
-        pairs[better, 0] = nearest[better, place[better]]
-        pairs[better, 1] = nearest[better, place[better] + apart]
+    tensions, alike = _tensions(near.T, rows, long.T)
+    tensions[alike > likeness] = 0.0
+    # The first of equals: of the pair whose places are the least apart.
+    place = tensions.argmax(axis=0)
+    found = tensions[place, np.arange(count)]
+    tense = np.flatnonzero(found > 0)
+    first, second = _pairs(width)
+    best[tense] = found[tense]
+    pairs[tense, 0] = nearest[tense, first[place[tense]]]
+    pairs[tense, 1] = nearest[tense, second[place[tense]]]
     return best, pairs
 
 
 def _tensions(
-    near: Float64Array, rows: Float32Array, lengths: Float64Array, apart: int
+    near: Float64Array, rows: Float32Array, lengths: Float64Array
 ) -> tuple[Float64Array, Float64Array]:
-    """-rho of every pair of neighbours so many places apart, and the pairs' cosines."""
-    alike = np.einsum("nad,nad->na", rows[:, :-apart], rows[:, apart:]) * _inverse(
-        lengths[:, :-apart] * lengths[:, apart:]
-    )
-    first, second = near[:, :-apart], near[:, apart:]
-    rest = np.maximum(1.0 - first * first, 0.0) * np.maximum(1.0 - second * second, 0.0)
-    sound = (first < _SAME) & (second < _SAME) & (rest > 0)
-    partial = np.divide(
-        first * second - alike, np.sqrt(rest), out=np.zeros_like(alike), where=sound
-    )
-    return np.minimum(partial, 1.0, out=partial), alike
+    """-rho of every pair of neighbours, and the pairs' cosines: a row for each of `_pairs`.
+
+    `near` and `lengths` have a row for each place, so that what is computed lies side by side.
+    """
+    spans = _spans(len(near))
+    dots = np.empty((spans[-1][1].stop, len(rows)), dtype=np.float32)
+    for apart, pairs in spans:
+        np.einsum("nad,nad->an", rows[:, :-apart], rows[:, apart:], out=dots[pairs])
+    alike = _inverse(_products(lengths))
+    alike *= dots
+    left = np.maximum(1.0 - near * near, 0.0)
+    left[near >= _SAME] = 0.0
+    rest, partials = _products(left), _products(near)
+    partials -= alike
+    sound = rest > 0
+    np.sqrt(rest, out=rest)
+    np.divide(partials, rest, out=partials, where=sound)
+    partials[~sound] = 0.0
+    return np.minimum(partials, 1.0, out=partials), alike
+
+
+def _products(values: Float64Array) -> Float64Array:
+    """The products of every two rows, in the order of `_pairs`."""
+    spans, rows = _spans(len(values)), np.ascontiguousarray(values)
+    found = np.empty((spans[-1][1].stop, values.shape[1]))
+    for apart, pairs in spans:
+        np.multiply(rows[:-apart], rows[apart:], out=found[pairs])
+    return found
+
+
+def _spans(width: int) -> list[tuple[int, slice]]:
+    """How far apart pairs are, and where such pairs stand in the order of `_pairs`."""
+    ends = np.cumsum(np.arange(width - 1, 0, -1)).tolist()
+    return [(apart, slice(end - width + apart, end)) for apart, end in enumerate(ends, start=1)]
+
+
+def _pairs(width: int) -> tuple[Int64Array, Int64Array]:
+    """The places of every pair among so many, those next to each other first."""
+    starts = [np.arange(width - apart) for apart in range(1, width)]
+    ends = [np.arange(apart, width) for apart in range(1, width)]
+    return np.concatenate(starts), np.concatenate(ends)
 
 
 def _lengths(rows: Float32Array) -> Float64Array:

@@ -8,14 +8,17 @@ quotient. The rounding moves a cosine by less than 1e-6, typically 1e-8.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from oars_grpc.core.lattice.arrays import Float32Array, Float64Array, Int64Array, frozen
 from oars_grpc.core.lattice.progress import Proceed, keep_going
+from oars_grpc.core.lattice.threads import side_by_side
 
 FINE_SCALE = float(1 << 24)
 _BLOCK_VALUES = 1 << 18
+_NARROW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +40,21 @@ def directions_of(anchors: Float32Array, proceed: Proceed = keep_going) -> Direc
     count, dimension = anchors.shape
     codes = np.empty((count, dimension), dtype=np.float32)
     squares = np.empty(count)
-    step = max(1, _BLOCK_VALUES // dimension)
-    for start in range(0, count, step):
-        proceed(start / count)
-        rows = anchors[start : start + step].astype(np.float64)
+
+    def direct(part: slice, within: Proceed) -> None:
+        within(0.0)
+        rows = anchors[part].astype(np.float64)
         norms = np.sqrt(row_sums(rows * rows))
         scale = np.divide(FINE_SCALE, norms, out=np.zeros_like(norms), where=norms > 0)
         np.multiply(rows, scale[:, None], out=rows)
         np.rint(rows, out=rows)
-        codes[start : start + step] = rows
+        codes[part] = rows
         # Exact in any order: whole numbers that add up to little over 2^48.
-        squares[start : start + step] = np.einsum("ij,ij->i", rows, rows)
+        np.vecdot(rows, rows, out=squares[part])
+
+    step = max(1, _BLOCK_VALUES // dimension)
+    blocks = [partial(direct, slice(start, start + step)) for start in range(0, count, step)]
+    side_by_side(blocks, anchors.size, proceed)
     return Directions(codes=frozen(codes), squares=frozen(squares))
 
 
@@ -57,11 +64,17 @@ def row_sums(rows: Float64Array) -> Float64Array:
     The rows are overwritten.
     """
     width = rows.shape[1]
-    while width > 1:
+    while width > _NARROW:
         half = width // 2
         rows[:, :half] += rows[:, width - half : width]
         width -= half
-    return rows[:, 0].copy()
+    # What is left of a row is too short to be worth a loop: the same additions, column by column.
+    columns: Float64Array = np.ascontiguousarray(rows[:, :width].T)
+    while width > 1:
+        half = width // 2
+        columns[:half] += columns[width - half : width]
+        width -= half
+    return columns[0, :].copy()
 
 
 def cosines(dots: Float64Array, left: Float64Array, right: Float64Array) -> Float64Array:
@@ -81,8 +94,10 @@ def pair_cosines(directions: Directions, left: Int64Array, right: Int64Array) ->
     step = max(1, _BLOCK_VALUES // codes.shape[1])
     for start in range(0, left.size, step):
         part = slice(start, start + step)
-        first = codes[left[part]].astype(np.float64)
-        dots[part] = np.einsum("ij,ij->i", first, codes[right[part]].astype(np.float64))
+        first = codes.take(left[part], axis=0).astype(np.float64)
+        second = codes.take(right[part], axis=0).astype(np.float64)
+        # Whole numbers: a BLAS may add them in any order.
+        np.vecdot(first, second, out=dots[part])
     return cosines(dots, squares[left], squares[right])
 
 

@@ -6,6 +6,7 @@ in an order that depends on N and D alone: no BLAS takes part.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from oars_grpc.core.lattice.graph import Graph
 from oars_grpc.core.lattice.links import LinkForms, Links, chain_links, graph_links
 from oars_grpc.core.lattice.progress import Proceed, keep_going
 from oars_grpc.core.lattice.system import System, gate_side
+from oars_grpc.core.lattice.threads import side_by_side
 
 _BLOCK_VALUES = 1 << 18
 # As many float32 as memory brings at once: fewer columns would cost as much as all of these.
@@ -67,20 +69,39 @@ def lattice_forms(
     field_sums = np.empty((len(field_weights), dimension))
     anchor_sums = np.empty((len(anchor_weights), dimension))
     missing_sums = np.empty(dimension)
-    missing_square = 0.0
-    for columns, given, settled in _column_blocks(anchors, field, proceed):
-        field_sums[:, columns] = np.einsum("kn,nc->kc", field_weights, settled)
-        anchor_sums[:, columns] = np.einsum("kn,nc->kc", anchor_weights, given)
-        for line, gaps in ((edges, edge_gaps), (links, link_gaps)):
-            gaps[0] += line.gaps(given)
-            gaps[1] += line.gaps(settled)
-        anchor_squares += _row_squares(given)
-        field_squares += _row_squares(settled)
+    missing_squares = []
+
+    # Each of these adds to arrays of its own, block after block: they can stand side by side.
+    def add_residual(
+        columns: slice, given: Float64Array, settled: Float64Array, _: Proceed
+    ) -> None:
         lacking = parameters.anchor_weight * given
         lacking -= system.matrix @ settled
         missing_sums[columns] = np.einsum("n,nc->c", missing, lacking)
-        missing_square += float(np.add.reduce(_row_squares(lacking)))
-        offset_squares += _row_squares(settled - given)
+        missing_squares.append(float(np.add.reduce(_row_squares(lacking))))
+        np.subtract(settled, given, out=lacking)
+        np.add(offset_squares, _row_squares(lacking), out=offset_squares)
+
+    def add_rows(columns: slice, given: Float64Array, settled: Float64Array, _: Proceed) -> None:
+        field_sums[:, columns] = np.einsum("kn,nc->kc", field_weights, settled)
+        anchor_sums[:, columns] = np.einsum("kn,nc->kc", anchor_weights, given)
+        np.add(anchor_squares, _row_squares(given), out=anchor_squares)
+        np.add(field_squares, _row_squares(settled), out=field_squares)
+
+    def add_anchor_gaps(_c: slice, given: Float64Array, _s: Float64Array, _: Proceed) -> None:
+        edge_gaps[0] += edges.gaps(given)
+        link_gaps[0] += links.gaps(given)
+
+    def add_field_gaps(_c: slice, _g: Float64Array, settled: Float64Array, _: Proceed) -> None:
+        edge_gaps[1] += edges.gaps(settled)
+        link_gaps[1] += links.gaps(settled)
+
+    works = (add_residual, add_rows, add_anchor_gaps, add_field_gaps)
+    for block in _column_blocks(anchors, field, proceed):
+        side_by_side([partial(work, *block) for work in works], block[1].size)
+    missing_square = 0.0
+    for square in missing_squares:
+        missing_square += square
 
     anchor = parameters.anchor_weight
     energy = EnergyForms.of(

@@ -132,7 +132,7 @@ def _insert(
     node = np.concatenate([stay, slot])
     other = np.concatenate([indices[entered][stay, rank].astype(np.int64), *others])
     score = np.concatenate([values[entered][stay, rank], *scores])
-    order = np.argsort(other, kind="stable")
+    order = np.lexsort((other, node))
     merged = empty_lists(entered.size, width)
     rank_into(node[order], other[order], score[order], merged)
     indices[entered], values[entered] = merged

@@ -1,6 +1,7 @@
 """The nearest neighbours of every anchor by cosine, exactly, with the same bits everywhere."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,9 +22,14 @@ from oars_grpc.core.lattice.directions import (
 )
 from oars_grpc.core.lattice.duplicates import Groups, groups_of, ring
 from oars_grpc.core.lattice.progress import Proceed, between, keep_going
+from oars_grpc.core.lattice.rows import table_of
+from oars_grpc.core.lattice.threads import side_by_side
 
 NOBODY = -1
 _BLOCK_VALUES = 1 << 21
+_TABLE_ROWS = 2048
+_PARTS = 8  # at most, that several threads may rank
+_PART_ROWS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +96,18 @@ def _distinct(
     kept = min(neighbors, count - 1)
     if kept < 1:
         return NeighborLists(frozen(indices), frozen(values))
-    found = candidates(directions, kept, between(proceed, 0.0, 0.9))
-    scores = pair_cosines(directions, found.low, found.high)
-    rank_into(
-        # In this order each row's others ascend: first those below it, then those above.
-        np.concatenate([found.high, found.low]),
-        np.concatenate([found.low, found.high]),
-        np.concatenate([scores, scores]),
-        (indices, values),
-    )
+    found = candidates(directions, kept, between(proceed, 0.0, 0.8))
+
+    def ranked(part: slice, within: Proceed) -> None:
+        within(0.0)
+        first, last = np.searchsorted(found.nodes, (part.start, part.stop))
+        nodes, others = found.nodes[first:last], found.others[first:last]
+        scores = pair_cosines(directions, nodes, others)
+        rank_into(nodes - part.start, others, scores, (indices[part], values[part]))
+
+    step = max(_PART_ROWS, -(-count // _PARTS))
+    parts = [partial(ranked, slice(at, min(at + step, count))) for at in range(0, count, step)]
+    side_by_side(parts, directions.codes.size, between(proceed, 0.8, 0.9))
     if found.crowded.size:
         crowded = ranked_rows(directions, found.crowded, neighbors, between(proceed, 0.9, 1.0))
         indices[found.crowded] = crowded.indices
@@ -158,28 +167,23 @@ def rank_into(
 ) -> None:
     """Write each node's best others into its row: the highest first, ties by the lower index.
 
-    The others of one node must come in ascending order.
+    What is told must ascend by node, then by other.
     """
     indices, values = into
-    quick = np.argsort(-scores)
-    ties = np.cumsum(np.diff(scores[quick], prepend=0.0) != 0)
-    by_score = quick[_stable(ties, quick)]
-    order = by_score[_stable(nodes[by_score], np.arange(nodes.size))]
-    node = nodes[order]
-    starts = np.searchsorted(node, np.arange(indices.shape[0]))
-    rank = np.arange(node.size) - starts[node]
-    near = rank < indices.shape[1]
-    chosen = order[near]
-    indices[node[near], rank[near]] = others[chosen]
-    values[node[near], rank[near]] = scores[chosen]
-
-
-def _stable(keys: Int64Array, places: Int64Array) -> Int64Array:
-    """What sorts by key, then by place: both as one number, for those sort the fastest."""
-    size = max(1, keys.size)
-    inverse = np.empty(keys.size, dtype=np.int64)
-    inverse[places] = np.arange(keys.size)
-    return np.asarray(inverse[np.sort(keys * size + places) % size])
+    rows, width = indices.shape
+    starts = np.searchsorted(nodes, np.arange(rows + 1))
+    # Some rows at a time: one that is long makes the table wide for these alone.
+    for top in range(0, rows, _TABLE_ROWS):
+        part = slice(top, min(top + _TABLE_ROWS, rows))
+        told = slice(starts[part.start], starts[part.stop])
+        table = table_of(nodes[told] - top, -scores[told], part.stop - top, np.inf)
+        # A stable sort leaves equals in the order in which they came.
+        place = np.argsort(table, axis=1, kind="stable")[:, :width]
+        entry = starts[part, None] + place
+        listed = entry < starts[part.start + 1 : part.stop + 1, None]
+        columns = slice(0, place.shape[1])
+        np.copyto(indices[part, columns], others.take(entry, mode="clip"), "same_kind", listed)
+        np.copyto(values[part, columns], scores.take(entry, mode="clip"), where=listed)
 
 
 def _expanded(lists: NeighborLists, groups: Groups, count: int) -> NeighborLists:

@@ -28,6 +28,7 @@ one thing from standing for another. Zeros are positive and nothing is NaN, by `
 import hashlib
 import struct
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ from oars_grpc.core.lattice.arrays import (
 from oars_grpc.core.lattice.graph import Graph
 from oars_grpc.core.lattice.parameters import LaplacianKind, LatticeParameters
 from oars_grpc.core.lattice.settled import LatticeInputs, SettledState
+from oars_grpc.core.lattice.threads import side_by_side
 
 _DOMAIN = b"urn:oars:lattice:v1:"
 _LAPLACIANS = {LaplacianKind.COMBINATORIAL: 1, LaplacianKind.NORMALIZED: 2}
@@ -74,6 +76,19 @@ def provenance_of(inputs: LatticeInputs, software: str) -> Provenance:
         parameters=parameters_digest(inputs.parameters),
         software=software,
     )
+
+
+def digests_of(
+    inputs: LatticeInputs, state: SettledState, software: str, known: Provenance | None = None
+) -> tuple[Provenance, str]:
+    """The digests of a lattice's inputs, unless they are known, and that of its state."""
+    if known is not None:
+        return known, state_digest(state)
+    found: list[Any] = side_by_side(
+        [lambda _: provenance_of(inputs, software), lambda _: state_digest(state)],
+        state.field.size,
+    )
+    return found[0], found[1]
 
 
 def differing(one: Provenance, other: Provenance) -> tuple[str, ...]:

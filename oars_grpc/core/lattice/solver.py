@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from oars_grpc.core.lattice.arrays import Float32Array, Float64Array, frozen
 from oars_grpc.core.lattice.laplacian import SparseMatrix
 from oars_grpc.core.lattice.progress import Proceed, between, keep_going
 from oars_grpc.core.lattice.system import System
+from oars_grpc.core.lattice.threads import side_by_side
 
 # Up to here Chebyshev needs hardly more steps than conjugate gradients and no inner products.
 CHEBYSHEV_CONDITION = 200.0
@@ -103,23 +105,26 @@ def _by_columns(
     method = SolveMethod.CHEBYSHEV_JACOBI if chebyshev else SolveMethod.CONJUGATE_GRADIENT
     jacobi, steps = _Jacobi.of(system, dtype), chebyshev_steps(system)
     values = np.empty(table.shape, dtype=table.dtype)
-    iterations, missing, whole, stop = 0, 0.0, 0.0, SolveStop.TOLERANCE_REACHED
-    width = table.shape[1]
-    for start in range(0, width, _COLUMNS):
-        end = min(width, start + _COLUMNS)
-        within = between(proceed, start / width, end / width)
-        side = np.ascontiguousarray(table[:, start:end], dtype=np.float64)
+
+    def solved(columns: slice, within: Proceed) -> tuple[int, SolveStop, float, float]:
+        side = np.ascontiguousarray(table[:, columns], dtype=np.float64)
         if chebyshev:
             run = _chebyshev(jacobi, side.astype(dtype, copy=False), steps, within)
         else:
             run = _conjugate_gradient(system, jacobi, side, within)
-        values[:, start:end] = run.values
+        values[:, columns] = run.values
         residual = system.matrix @ run.values.astype(np.float64, copy=False)
         residual -= side
-        missing += _square_sum(residual)
-        whole += _square_sum(side)
-        iterations = max(iterations, run.iterations)
-        stop = max(stop, run.stop, key=_SEVERITY.index)
+        return run.iterations, run.stop, _square_sum(residual), _square_sum(side)
+
+    starts = range(0, table.shape[1], _COLUMNS)
+    blocks = [partial(solved, slice(start, start + _COLUMNS)) for start in starts]
+    iterations, missing, whole, stop = 0, 0.0, 0.0, SolveStop.TOLERANCE_REACHED
+    for taken, stopped, missing_here, whole_here in side_by_side(blocks, table.size, proceed):
+        iterations = max(iterations, taken)
+        stop = max(stop, stopped, key=_SEVERITY.index)
+        missing += missing_here
+        whole += whole_here
     share = 0.0 if whole == 0 else float(np.sqrt(missing / whole))
     tolerance = system.parameters.tolerance
     if not np.isfinite(share):
@@ -169,13 +174,16 @@ class _Jacobi:
 
     @classmethod
     def of(cls, system: System, dtype: np.dtype[Any]) -> "_Jacobi":
-        pull = system.matrix.copy()
-        pull.setdiag(0.0)
-        pull.eliminate_zeros()
-        pull.data = -pull.data / np.repeat(system.diagonal, np.diff(pull.indptr))
+        matrix, count = system.matrix, len(system)
+        rows = np.repeat(np.arange(count), np.diff(matrix.indptr))
+        aside = (matrix.indices != rows) & (matrix.data != 0)
+        rows = rows[aside]
+        indptr = np.zeros(count + 1, dtype=matrix.indptr.dtype)
+        np.cumsum(np.bincount(rows, minlength=count), out=indptr[1:])
+        pull = (-matrix.data[aside] / system.diagonal[rows]).astype(dtype)
         parameters = system.parameters
         return cls(
-            pull.astype(dtype),
+            SparseMatrix((pull, matrix.indices[aside], indptr), shape=(count, count)),
             system.diagonal.astype(dtype),
             system.rho,
             parameters.max_iterations,

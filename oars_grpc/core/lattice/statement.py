@@ -45,10 +45,9 @@ from oars_grpc.core.lattice.energy import Energies, Query
 from oars_grpc.core.lattice.parameters import LatticeParameters
 from oars_grpc.core.lattice.provenance import (
     Provenance,
+    digests_of,
     nodes_digest,
-    provenance_of,
     query_digest,
-    state_digest,
 )
 from oars_grpc.core.lattice.ranking import Ranking
 from oars_grpc.core.lattice.scaled import (
@@ -91,8 +90,8 @@ def statement_head(
     lattice: SettledLattice, software: str, provenance: Provenance | None = None
 ) -> StatementHead:
     """Digest a lattice's inputs and state, for all its statements."""
-    given = provenance or provenance_of(lattice.inputs, software)
     inputs, outcome = lattice.inputs, lattice.state.outcome
+    given, state = digests_of(inputs, lattice.state, software, provenance)
     return StatementHead(
         provenance=given,
         inputs={
@@ -110,7 +109,7 @@ def statement_head(
         members={
             "software": given.software,
             "parameters": parameters_json(inputs.parameters),
-            "state": state_digest(lattice.state),
+            "state": state,
             "solver": {
                 "method": outcome.method.value,
                 "stop": outcome.stop.value,

@@ -7,7 +7,6 @@ M U = anchor Y + query gates psi^T
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 
 from oars_grpc.core.lattice.arrays import Chain, Float32Array, Float64Array, frozen
 from oars_grpc.core.lattice.graph import Graph
@@ -71,10 +70,8 @@ def build_system(
             f"is too small beside graph and chain: {rho:.6f} of a node's weight is its "
             f"neighbours', at most {MAXIMUM_RHO} may be",
         )
-    matrix = sp.csr_array(sp.diags_array(diagonal) - off_diagonal)
-    matrix.sort_indices()
     return System(
-        matrix=matrix,
+        matrix=_with_diagonal(diagonal, off_diagonal),
         diagonal=frozen(diagonal),
         gates=frozen(wide),
         rho=rho,
@@ -82,6 +79,24 @@ def build_system(
         minimum_eigenvalue=float(screen.min()),
         parameters=parameters,
     )
+
+
+def _with_diagonal(diagonal: Float64Array, off_diagonal: SparseMatrix) -> SparseMatrix:
+    """A diagonal less a matrix that has none, columns ascending: SciPy would take three passes."""
+    off_diagonal.eliminate_zeros()
+    off_diagonal.sort_indices()
+    count, columns = diagonal.size, off_diagonal.indices
+    rows = np.repeat(np.arange(count), np.diff(off_diagonal.indptr))
+    above = columns > rows
+    # Before each entry stand the diagonals of the rows above, and of its own if it is right of it.
+    places = np.arange(rows.size) + rows + above
+    indptr = off_diagonal.indptr + np.arange(count + 1, dtype=off_diagonal.indptr.dtype)
+    corners = indptr[:-1] + np.bincount(rows[~above], minlength=count)
+    data = np.empty(rows.size + count)
+    indices = np.empty(data.size, dtype=columns.dtype)
+    data[places], data[corners] = -off_diagonal.data, diagonal
+    indices[places], indices[corners] = columns, np.arange(count)
+    return SparseMatrix((data, indices, indptr), shape=(count, count))
 
 
 def anchor_side(system: System, anchors: Float32Array) -> Float32Array:

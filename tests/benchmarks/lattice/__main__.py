@@ -10,14 +10,13 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from os import getloadavg
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
 from tests.benchmarks.figures import machine
 from tests.benchmarks.lattice.contention import core_contention
@@ -33,6 +32,7 @@ from tests.benchmarks.lattice.scale import growth, large
 from tests.benchmarks.lattice.service import service_contention
 from tests.benchmarks.lattice.speed import speed
 from tests.benchmarks.lattice.tables import tables
+from tests.benchmarks.lattice.threads import Threads, computing_in
 
 PARTS = ("speed", "scale", "ranking", "grounding", "outcomes", "contention")
 
@@ -101,7 +101,13 @@ SMOKE = Extent(
 
 
 def run(
-    extent: Extent, peer: Peer | None, cache: Path, parts: Sequence[str], *, million: bool
+    extent: Extent,
+    peer: Peer | None,
+    cache: Path,
+    parts: Sequence[str],
+    threads: Threads,
+    *,
+    million: bool,
 ) -> dict[str, Any]:
     """All parts that were asked for and that this machine has what it takes for."""
     left_out = [] if peer else ["Oscillink: no --peer"]
@@ -112,7 +118,7 @@ def run(
     if index_search() is None:
         left_out.append("the index: pip install -e '.[index]'")
     measures: dict[str, Callable[[], Any]] = {
-        "speed": lambda: speed(peer, extent.rounds, extent.kinds),
+        "speed": lambda: speed(peer, extent.rounds, extent.kinds, threads),
         "scale": lambda: {
             "large": large(extent.large, index_search()),
             "growth": growth(extent.growth),
@@ -127,7 +133,7 @@ def run(
             *([service_contention(extent.idle_seconds, extent.built)] if extent.service else []),
         ],
     }
-    report: dict[str, Any] = {"machine": _machine(peer), "left_out": left_out}
+    report: dict[str, Any] = {"machine": _machine(peer, threads), "left_out": left_out}
     for name in parts:
         sys.stderr.write(f"{name} …\n")
         report[name] = measures[name]()
@@ -147,7 +153,7 @@ def _labelled_sets(cache: Path, extent: Extent, left_out: list[str]) -> list[Ret
     return [*sets, *text_sets(cache, extent.texts)]
 
 
-def _machine(peer: Peer | None) -> dict[str, Any]:
+def _machine(peer: Peer | None, threads: Threads) -> dict[str, Any]:
     libraries: list[dict[str, Any]] = threadpool_info()
     blas = next((each for each in libraries if each["user_api"] == "blas"), {})
     return {
@@ -155,7 +161,7 @@ def _machine(peer: Peer | None) -> dict[str, Any]:
         "numpy": version("numpy"),
         "scipy": version("scipy"),
         "blas": f"{blas.get('internal_api')} {blas.get('version')} {blas.get('architecture')}",
-        "blas_threads": blas.get("num_threads"),
+        "blas_threads": threads.count,
         "oscillink": peer.version if peer else None,
         # Above the number of cores, other work took part of them.
         "load_before": round(getloadavg()[0], 2),
@@ -172,7 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peer", type=Path, help="a checkout of Oscillink to measure beside")
     parser.add_argument("--no-texts", action="store_true", help="only what needs no embedding")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part; repeatable")
-    parser.add_argument("--blas-threads", type=int, help="of every matrix product, ours and theirs")
+    parser.add_argument(
+        "--blas-threads", type=int, help="of their matrix products, and of our computations"
+    )
     parser.add_argument(
         "--cache",
         type=Path,
@@ -185,9 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = QUICK if options.quick else SMOKE if options.smoke else FULL
     if options.no_texts:
         chosen = replace(chosen, texts=0)
-    limits = threadpool_limits(options.blas_threads, "blas") if options.blas_threads else None
-    with limits or nullcontext():
-        report = run(chosen, peer, options.cache, options.only or PARTS, million=options.million)
+    with computing_in(options.blas_threads) as threads:
+        report = run(
+            chosen, peer, options.cache, options.only or PARTS, threads, million=options.million
+        )
     sys.stdout.write(tables(report))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from tests.benchmarks.lattice.ours import StoredLattice
 from tests.benchmarks.lattice.synthetic import clustered, queries
+from tests.benchmarks.lattice.threads import computing_in
 
 CALLERS = 64
 QUERIED = 5_000
@@ -124,8 +124,8 @@ def contention(
 
 
 def core_contention(idle_seconds: float, built: int = BUILT) -> dict[str, Any]:
-    """In threads over the core, with one thread in each matrix product, as in a server."""
-    with threadpool_limits(1, "blas"):
+    """In threads over the core, with one thread in each computation, as in a server."""
+    with computing_in(1):
         stored = StoredLattice.of(clustered(QUERIED, DIMENSION))
         large = clustered(built, DIMENSION)
         report = contention(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tests.benchmarks.lattice.ours import StoredLattice
 from tests.benchmarks.lattice.peer import Peer, PeerLattice
 from tests.benchmarks.lattice.synthetic import clustered, gaussian, queries
+from tests.benchmarks.lattice.threads import Threads
 
 TOP = 8
 # Anchors, dimension, and the ratios aimed at, cold and warm.
@@ -46,7 +47,7 @@ class Timings:
 
 
 def speed(
-    peer: Peer | None, rounds: Mapping[int, int], kinds: Sequence[str]
+    peer: Peer | None, rounds: Mapping[int, int], kinds: Sequence[str], threads: Threads
 ) -> list[dict[str, Any]]:
     """All rows: every kind of data at every size for which there are rounds."""
     make = {"clustered": clustered, "gaussian": gaussian}
@@ -56,14 +57,14 @@ def speed(
             if not rounds.get(anchors):
                 continue
             data = make[kind](anchors, columns)
-            row = _contest(data, peer, rounds[anchors])
+            row = _contest(data, peer, rounds[anchors], threads)
             targets = {"cold": cold, "warm": warm, "light_us": LIGHT_TARGET_US}
             rows.append({"data": kind, "anchors": anchors, "dimension": columns, **row})
             rows[-1]["targets"] = targets
     return rows
 
 
-def _contest(data: Floats, peer: Peer | None, rounds: int) -> dict[str, Any]:
+def _contest(data: Floats, peer: Peer | None, rounds: int, threads: Threads) -> dict[str, Any]:
     timings = Timings()
     asked = queries(2 * rounds + 2, data.shape[1])
     StoredLattice.of(data).answer(asked[0], TOP)  # once for what is imported at first use
@@ -77,8 +78,11 @@ def _contest(data: Floats, peer: Peer | None, rounds: int) -> dict[str, Any]:
         for query in (warm, *queries(4, data.shape[1], seed=turn)):
             timings.time("ours_warm", partial(stored.answer, query, TOP))
         if peer:
-            other: PeerLattice = timings.time("peer_cold", partial(_peer_cold, peer, data, cold))
-            timings.time("peer_warm", partial(other.answer, warm, TOP))
+            with threads.of_products():
+                other: PeerLattice = timings.time(
+                    "peer_cold", partial(_peer_cold, peer, data, cold)
+                )
+                timings.time("peer_warm", partial(other.answer, warm, TOP))
             same.append(other.full)
     gc.enable()
     figures = timings.figures()

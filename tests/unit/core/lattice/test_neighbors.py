@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oars_grpc.core.lattice.arrays import checked_anchors
-from oars_grpc.core.lattice.candidates import candidate_pairs
+from oars_grpc.core.lattice.candidates import candidate_pairs, pairs_of
 from oars_grpc.core.lattice.directions import directions_of, pair_cosines, query_cosines
 from oars_grpc.core.lattice.neighbors import (
     NOBODY,
@@ -64,6 +64,30 @@ def test_rows_with_too_many_near_ties_are_still_exact(count: int) -> None:
     plain = ranked_rows(directions, np.arange(count), 4)
     assert np.array_equal(found.indices, plain.indices)
     assert np.array_equal(found.cosines, plain.cosines)
+
+
+@pytest.mark.parametrize("count", [1000, 2400])
+def test_what_single_precision_cannot_tell_apart_is_told_apart(count: int) -> None:
+    # Crowds of twenty whose cosines differ by less than a rounding of their products.
+    chance = np.random.default_rng(8)
+    centres = chance.standard_normal((count // 20, 48)).repeat(20, axis=0)
+    rows = (centres + 1e-4 * chance.standard_normal((count, 48))).astype(np.float32)
+    directions = directions_of(checked_anchors(rows))
+    assert candidate_pairs(directions, 5).crowded.size == 0
+    found = nearest_neighbors(directions, 5)
+    plain = ranked_rows(directions, np.arange(count), 5)
+    assert np.array_equal(found.indices, plain.indices)
+    assert np.array_equal(found.cosines, plain.cosines)
+    single = directions.codes @ directions.codes.T
+    np.fill_diagonal(single, -np.inf)
+    first = single.argmax(axis=1)
+    assert np.count_nonzero(first != plain.indices[:, 0]) > count // 20
+
+
+def test_pairs_are_candidates_both_ways_whichever_of_them_found_the_other() -> None:
+    found = pairs_of(5, np.array([3, 0, 3]), np.array([0, 3, 4]), np.array([2]))
+    assert list(zip(found.nodes, found.others, strict=True)) == [(0, 3), (3, 0), (3, 4), (4, 3)]
+    assert found.crowded.tolist() == [2]
 
 
 def test_equal_similarities_go_to_the_lower_index() -> None:

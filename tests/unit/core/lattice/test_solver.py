@@ -75,6 +75,17 @@ def test_the_settled_state_of_a_reference_case(case: ReferenceCase) -> None:
     np.testing.assert_allclose(state, case.stationary_state, atol=1e-5)
 
 
+def test_edges_that_weigh_nothing_are_not_stored_and_the_graph_stays_as_it_is() -> None:
+    graph = graph_of(clustered(120, 8, 5, seed=3))
+    before = graph.indices.copy()
+    matrix = build_system(
+        graph, random_gates(120, 4), None, replace(DEFAULTS, graph_weight=0)
+    ).matrix
+    assert matrix.indices.tolist() == list(range(120))
+    assert matrix.indptr.tolist() == list(range(121))
+    assert np.array_equal(graph.indices, before)
+
+
 @pytest.mark.parametrize("kind", list(LaplacianKind))
 def test_the_operator_is_the_sum_of_its_terms(kind: LaplacianKind) -> None:
     rows = clustered(120, 8, 5, seed=3)
