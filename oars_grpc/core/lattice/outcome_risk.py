@@ -182,6 +182,8 @@ def _sameness(cosines: Float64Array) -> Float64Array:
     same = np.clip(cosines, 0.0, 1.0)
     for _ in range(5):
         same = same * same
+    # Also of an item without direction, whose cosine with itself is none.
+    np.fill_diagonal(same, 1.0)
     return same
 
 

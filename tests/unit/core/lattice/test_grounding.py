@@ -8,7 +8,7 @@ from dataclasses import astuple
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oars_grpc.core.lattice.grounding import (
@@ -96,6 +96,7 @@ def test_two_unlike_items_of_equal_weight_are_half_coherent_and_four_a_quarter()
     st.floats(0, 3),
 )
 @settings(max_examples=150, deadline=None)
+@example(seed=0, count=7, dimension=1, topic=1.0)  # with an item that has no direction
 def test_every_score_lies_between_0_and_1(
     seed: int, count: int, dimension: int, topic: float
 ) -> None:
