@@ -70,7 +70,7 @@ FULL = Extent(
     tune=True,
 )
 QUICK = Extent(
-    rounds={1_200: 2, 5_000: 1},
+    rounds={1_200: 1, 5_000: 1},
     kinds=("clustered",),
     large=5_000,
     growth=(3_000, 6_000, 12_000),

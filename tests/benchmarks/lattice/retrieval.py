@@ -7,6 +7,7 @@ the last two are held out for reporting.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -74,15 +75,19 @@ def text_sets(cache: Path | None, most: int | None = None) -> list[RetrievalSet]
     ]
 
 
-def text_collections(most: int | None = None) -> list[tuple[str, str, list[LabelledText]]]:
-    """Name, source and texts of each collection that this machine has and can embed."""
+@cache
+def text_collections(most: int | None = None) -> tuple[tuple[str, str, list[LabelledText]], ...]:
+    """Name, source and texts of each collection that this machine has and can embed.
+
+    Read once: three parts of a run ask, and reading takes several seconds.
+    """
     if most == 0 or missing_for_text():
-        return []
+        return ()
     collections = [
         ("Debian packages", "apt lists: synopsis, topical debtags", debian_packages()),
         ("documentation", "SciPy and scikit-learn: paragraph, subpackage", documentation()),
     ]
-    return [(name, source, _some(texts, most)) for name, source, texts in collections if texts]
+    return tuple((name, source, _some(texts, most)) for name, source, texts in collections if texts)
 
 
 def _some(texts: list[LabelledText], most: int | None) -> list[LabelledText]:
