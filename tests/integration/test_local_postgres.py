@@ -207,6 +207,13 @@ def test_the_next_start_takes_over_a_server_whose_owner_was_killed(directory: Pa
         assert not is_running(pid)
 
 
+def is_told_to_end(pid: int) -> bool:
+    """Whether a SIGINT waits for a process that stands still (proc(5): ShdPnd)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (pending,) = (line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending, 16) >> (signal.SIGINT - 1) & 1)
+
+
 def test_a_stop_waits_for_the_process_and_not_only_for_its_file(directory: Path) -> None:
     """Postgres removes its pid file before it ends, and the kernel may let it wait in between."""
     with owner_process(directory) as (owner, pid):
@@ -217,7 +224,8 @@ def test_a_stop_waits_for_the_process_and_not_only_for_its_file(directory: Path)
     os.kill(pid, signal.SIGSTOP)
 
     def remove_and_go_on() -> None:
-        time.sleep(0.3)  # by then the stop has begun
+        while not is_told_to_end(pid):
+            time.sleep(0.01)
         (directory / "data" / "postmaster.pid").unlink()
         time.sleep(0.5)
         os.kill(pid, signal.SIGCONT)

@@ -1,21 +1,17 @@
-"""A process that forks one that commits batches when told to, until that is killed.
+"""Children of a process that commit two batches, each when told to, until they are killed.
 
-stdin   a line: fork; when `ready` has been read, a line for each batch
-stdout  `ready` and the process to kill, then the ids of the actions of each batch that was
-        acknowledged, and `ended` with the exit code of that process (-9 if it was killed)
-
-Forking spares each round the seconds that it takes to import the program.
+For a line, and another for each batch, a child says the ids of the actions of each batch that was
+acknowledged.
 """
 
-import os
 import sys
+from functools import partial
 
 import click
 
 from oars_grpc.core.stored import Change
 from oars_grpc.storage.appender import CoalescingLedger
 from tests.support.database import opened
-from tests.support.decider import read_line
 from tests.support.factories import (
     make_approval,
     make_change,
@@ -23,6 +19,7 @@ from tests.support.factories import (
     make_request,
     new_id,
 )
+from tests.support.forks import read_line, say_ready, serve_forks
 
 
 def make_batch(count: int) -> list[Change]:
@@ -41,12 +38,12 @@ def make_batch(count: int) -> list[Change]:
 BATCH = 3
 
 
-def commit(url: str) -> None:
+def commit(url: str, _line: str) -> None:
     """Commit two batches, when told to."""
     with opened(url, pool_size=2) as engine:
         ledger = CoalescingLedger(engine)
         ledger.commit(make_batch(1))
-        click.echo(f"ready {os.getpid()}")
+        say_ready()
         for _ in range(2):
             read_line()
             batch = make_batch(BATCH)
@@ -54,16 +51,5 @@ def commit(url: str) -> None:
             click.echo(" ".join(change.stored.action.action_id for change in batch))
 
 
-def main(url: str) -> None:
-    """Serve the lines of standard input."""
-    while read_line():
-        child = os.fork()
-        if not child:
-            commit(url)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        click.echo(f"ended {os.waitstatus_to_exitcode(status)}")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve_forks(partial(commit, sys.argv[1]))

@@ -6,8 +6,6 @@ of the calls that were cut off. Neither is an approval lost, nor a grant used tw
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -20,10 +18,10 @@ from oars_grpc.core.action import ActionState
 from oars_grpc.core.approval import ApprovalState
 from tests.support.database import check_ledger, checked_log
 from tests.support.factories import new_id
+from tests.support.forks import Forks, forks_of
 from tests.support.postgres_proxy import Failure, PostgresProxy
 from tests.support.replicas import Replica, approver, replica
 
-ROOT = Path(__file__).parents[3]
 # Reads, locks, writes and COMMIT of both calls: with fewer statements this would test nothing.
 LEAST_MESSAGES, MOST_MESSAGES = 20, 200
 PENDING = (ActionState.APPROVAL_REQUIRED, ApprovalState.PENDING)
@@ -53,49 +51,32 @@ def receipts_of(url: str, action_id: str) -> Counter[str]:
 
 
 @pytest.fixture
-def decider(proxy: PostgresProxy) -> Iterator["subprocess.Popen[str]"]:
-    """A process on the far side of the proxy that forks those that are killed."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.decider", proxy.url],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-        process.kill()
+def decider(proxy: PostgresProxy) -> Iterator[Forks]:
+    """Processes on the far side of the proxy that decide and are killed."""
+    with forks_of("tests.support.decider", proxy.url) as forks:
+        yield forks
 
 
 def run_decider(
-    process: "subprocess.Popen[str]",
-    proxy: PostgresProxy,
-    approval_id: str,
-    message: int,
-    failure: Failure,
+    decider: Forks, proxy: PostgresProxy, approval_id: str, message: int, failure: Failure
 ) -> tuple[list[str], int]:
     """Let a process decide and start, and kill it at a message.
 
     What it had acknowledged, and its exit code: -9, or 0 where there was no such message any more.
     """
-    assert process.stdin is not None
-    assert process.stdout is not None
-    print(approval_id, file=process.stdin, flush=True)
-    ready, pid = process.stdout.readline().split()
-    assert ready == "ready"
-    proxy.arm(message, failure, on_failure=lambda: os.kill(int(pid), signal.SIGKILL))
-    print(file=process.stdin, flush=True)
-    acknowledged = []
-    while (line := process.stdout.readline().split())[0] != "ended":
-        acknowledged += line
+    pid = decider.fork(approval_id)
+    proxy.arm(message, failure, on_failure=lambda: os.kill(pid, signal.SIGKILL))
+    decider.tell()
+    ended = decider.hear_the_end()
     proxy.count()
-    return acknowledged, int(line[1])
+    return ended
 
 
 @pytest.mark.parametrize("failure", list(Failure))
 def test_a_kill_between_decision_and_execution_loses_nothing_and_uses_nothing_twice(
     failure: Failure,
     proxy: PostgresProxy,
-    decider: "subprocess.Popen[str]",
+    decider: Forks,
     survivor: Replica,
     database_url: str,
 ) -> None:

@@ -7,8 +7,6 @@ the log must pass, and every receipt that was acknowledged must be in it.
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,9 +19,8 @@ from oars_grpc.errors import Unavailable
 from oars_grpc.storage.appender import CoalescingLedger
 from tests.support.committer import BATCH, make_batch
 from tests.support.database import check_ledger, checked_log, opened
+from tests.support.forks import Forks, forks_of
 from tests.support.postgres_proxy import Failure, PostgresProxy
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -101,17 +98,10 @@ def test_a_failure_at_any_write_leaves_a_whole_log_and_an_honest_answer(
 
 
 @pytest.fixture
-def committer(proxy: PostgresProxy) -> Iterator["subprocess.Popen[str]"]:
-    """A process on the far side of the proxy that forks those that are killed."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.committer", proxy.url],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-        process.kill()
+def committer(proxy: PostgresProxy) -> Iterator[Forks]:
+    """Processes on the far side of the proxy that commit and are killed."""
+    with forks_of("tests.support.committer", proxy.url) as forks:
+        yield forks
 
 
 @pytest.mark.parametrize("failure", list(Failure))
@@ -119,7 +109,7 @@ def test_a_process_killed_at_any_write_loses_nothing_that_it_acknowledged(
     failure: Failure,
     proxy: PostgresProxy,
     ledger: CoalescingLedger,
-    committer: "subprocess.Popen[str]",
+    committer: Forks,
     database_url: str,
 ) -> None:
     messages = _messages(proxy, ledger)
@@ -132,21 +122,14 @@ def test_a_process_killed_at_any_write_loses_nothing_that_it_acknowledged(
     assert len(acknowledged) == BATCH * messages
 
 
-def _kill_at(
-    process: "subprocess.Popen[str]", proxy: PostgresProxy, message: int, failure: Failure
-) -> set[str]:
+def _kill_at(committer: Forks, proxy: PostgresProxy, message: int, failure: Failure) -> set[str]:
     """Let a process commit, and kill it at a message of its second batch; what it acknowledged."""
-    assert process.stdin is not None
-    assert process.stdout is not None
     proxy.count()
-    print("fork", file=process.stdin, flush=True)
-    ready, pid = process.stdout.readline().split()
-    assert ready == "ready"
-    print("commit", file=process.stdin, flush=True)
-    acknowledged = set(process.stdout.readline().split())
-    proxy.arm(message, failure, on_failure=lambda: os.kill(int(pid), signal.SIGKILL))
-    print("commit", file=process.stdin, flush=True)
-    while (line := process.stdout.readline().split())[0] != "ended":
-        acknowledged |= set(line)
-    assert line[1] == "-9"
-    return acknowledged
+    pid = committer.fork("commit")
+    committer.tell()
+    acknowledged = set(committer.hear())
+    proxy.arm(message, failure, on_failure=lambda: os.kill(pid, signal.SIGKILL))
+    committer.tell()
+    words, code = committer.hear_the_end()
+    assert code == -9
+    return acknowledged | set(words)
