@@ -77,14 +77,17 @@ def start(settings: Settings, stack: ExitStack) -> OarsServer:
     clock, chance = SystemClock(), SystemChance()
     metrics = Metrics(_metrics_registry(settings, stack))
     assembly = assemble(settings, engine, metrics, clock, chance, stack)
+    rate_limit = RateLimit(settings.rate_limit)
     authenticator = BearerAuthenticator(
-        _authenticator(settings, metrics, clock), _token_verifier(settings, metrics, clock)
+        _authenticator(settings, metrics, clock),
+        _token_verifier(settings, metrics, clock),
+        rate_limit,
     )
 
     def make_pipeline(pools: Pools) -> Pipeline:
         return Pipeline(
             authenticator=authenticator,
-            rate_limit=RateLimit(settings.rate_limit),
+            rate_limit=rate_limit,
             chance=chance,
             metrics=metrics,
             pools=pools,

@@ -3,6 +3,9 @@
 The certificate says which service carries the call; the token says on whose behalf. The person is
 the principal, and only rpcs that are for people (`transport/access.py`) take one. Everywhere else
 an `authorization` header is refused: to ignore it would serve the call as somebody else.
+
+A call whose token is refused counts as one of the certificate's. While that is over its rate no
+token that it carries is looked at: verifying a signature takes more than a refusal.
 """
 
 import re
@@ -15,6 +18,7 @@ from oars_grpc.errors import OarsError, Unauthenticated
 from oars_grpc.transport.access import ACCESS
 from oars_grpc.transport.identity import Authenticator, Identified, Metadata
 from oars_grpc.transport.people import person
+from oars_grpc.transport.rate_limit import RateLimit
 from oars_grpc.transport.tokens import TokenVerifier
 
 HEADER = "authorization"
@@ -27,9 +31,12 @@ _log = structlog.get_logger("oars.bearer")
 class BearerAuthenticator:
     """Finds the certificate's identity by another authenticator, and the token's person."""
 
-    def __init__(self, certificates: Authenticator, tokens: TokenVerifier | None) -> None:
+    def __init__(
+        self, certificates: Authenticator, tokens: TokenVerifier | None, rate_limit: RateLimit
+    ) -> None:
         self._certificates = certificates
         self._tokens = tokens
+        self._rate_limit = rate_limit
 
     def identify(
         self, method: str, context: grpc.ServicerContext, metadata: Metadata
@@ -39,14 +46,17 @@ class BearerAuthenticator:
         Raises:
             Unauthenticated: nobody that OARS trusts, or a token where none is taken.
             PermissionDenied: the token's person has no role or no tenant here.
+            ResourceExhausted: the certificate, whose tokens were refused, is over its rate.
             Unavailable: the keys of the token's issuer are out of reach.
         """
         carrier = self._certificates.principal(context, metadata)
         if HEADER not in metadata:
             return Identified(carrier)
+        self._rate_limit.check_before(carrier.subject)
         try:
             return self._person(method, carrier, metadata)
         except OarsError as error:
+            self._rate_limit.count(carrier.subject)
             # The line of the rpc has no caller then; this one says whom the token came from.
             _log.warning("bearer refused", carrier=carrier.subject, reason=error.reason)
             raise

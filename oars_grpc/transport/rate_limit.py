@@ -1,5 +1,6 @@
 """A limit on calls per identity, so that one caller cannot starve the others."""
 
+import math
 import time
 from dataclasses import dataclass
 from threading import Lock
@@ -37,6 +38,21 @@ class RateLimit:
         Raises:
             ResourceExhausted: over the limit; with the time until the window ends.
         """
+        self._take(subject, 1, self._item.amount)
+
+    def count(self, subject: str) -> None:
+        """Count one call that is refused whatever the limit says."""
+        self._take(subject, 1, math.inf)
+
+    def check_before(self, subject: str) -> None:
+        """Refuse the next call of who has none left, and count none.
+
+        Raises:
+            ResourceExhausted: at the limit; with the time until the window ends.
+        """
+        self._take(subject, 0, self._item.amount - 1)
+
+    def _take(self, subject: str, calls: int, most: float) -> None:
         now = time.monotonic()
         with self._lock:
             window = self._windows.get(subject)
@@ -44,8 +60,8 @@ class RateLimit:
                 if window is None and len(self._windows) >= self._next_sweep:
                     self._forget_ended(now)
                 window = self._windows[subject] = _Window(now + self._seconds, 0)
-            window.calls += 1
-            over = window.calls > self._item.amount
+            window.calls += calls
+            over = window.calls > most
         if over:
             raise ResourceExhausted(
                 f"identity {subject} is over its rate of {self._item}",

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from oars_grpc.core.identity import Principal, Role
-from oars_grpc.errors import PermissionDenied, Unauthenticated
+from oars_grpc.errors import PermissionDenied, ResourceExhausted, Unauthenticated
 from oars_grpc.transport.access import ACCESS
 from oars_grpc.transport.bearer import BearerAuthenticator
 from oars_grpc.transport.identity import Metadata
 from oars_grpc.transport.oidc_issuers import OidcIssuers
-from oars_grpc.transport.tokens import TokenVerifier
+from oars_grpc.transport.rate_limit import RateLimit
+from oars_grpc.transport.tokens import TokenVerifier, VerifiedToken
 from tests.support.tokens import ISSUER, OidcFiles, SigningKey, default_claims
 
 CARRIER = Principal("spiffe://x/portal", "ab" * 32, Role.AUDITOR, frozenset({"acme"}))
@@ -44,7 +45,7 @@ def tokens(tmp_path: Path) -> TokenVerifier:
 
 @pytest.fixture
 def authenticator(tokens: TokenVerifier) -> BearerAuthenticator:
-    return BearerAuthenticator(Certificates(), tokens)
+    return BearerAuthenticator(Certificates(), tokens, RateLimit("1000/hour"))
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -73,7 +74,7 @@ def test_with_a_token_the_person_is_and_only_while_the_token_lasts(
 
 def test_a_token_does_not_stand_in_for_a_certificate(tokens: TokenVerifier) -> None:
     nobody = Unauthenticated("no client certificate", reason="NO_CLIENT_CERTIFICATE")
-    authenticator = BearerAuthenticator(Certificates(nobody), tokens)
+    authenticator = BearerAuthenticator(Certificates(nobody), tokens, RateLimit("1000/hour"))
     metadata = {"authorization": [f"Bearer {KEY.token()}"]}
     assert refusal(lambda: authenticator.identify(READ, CONTEXT, metadata)) == nobody.reason
 
@@ -105,7 +106,7 @@ def test_people_read_and_answer_and_nothing_else() -> None:
 
 
 def test_where_no_issuer_is_trusted_every_authorization_is_refused() -> None:
-    authenticator = BearerAuthenticator(Certificates(), None)
+    authenticator = BearerAuthenticator(Certificates(), None, RateLimit("1000/hour"))
     for value in (f"Bearer {KEY.token()}", "Basic YTpi", ""):
         metadata = {"authorization": [value]}
         with pytest.raises(Unauthenticated) as refused:
@@ -164,3 +165,30 @@ def test_a_refusal_is_logged_with_the_carrier_and_without_the_token(
     logged = capsys.readouterr().out
     assert CARRIER.subject in logged
     assert not any(part in logged for part in token.split("."))
+
+
+def test_refused_tokens_use_up_the_rate_of_who_carries_them(
+    tokens: TokenVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = []
+    verify = tokens.verify
+
+    def counted(token: str) -> VerifiedToken:
+        verified.append(token)
+        return verify(token)
+
+    monkeypatch.setattr(tokens, "verify", counted)
+    limit = RateLimit("3/hour")
+    authenticator = BearerAuthenticator(Certificates(), tokens, limit)
+    forged = {"authorization": [f"Bearer {KEY.token(default_claims(aud='other'))}"]}
+    sound = {"authorization": [f"Bearer {KEY.token()}"]}
+    for _ in range(3):
+        assert authenticator.identify(READ, CONTEXT, sound).principal.carried_by
+        assert refusal(lambda: authenticator.identify(READ, CONTEXT, forged)) == "TOKEN_REFUSED"
+    for metadata in (forged, sound):
+        with pytest.raises(ResourceExhausted) as refused:
+            authenticator.identify(READ, CONTEXT, metadata)
+        assert CARRIER.subject in refused.value.message
+    assert len(verified) == 6  # nothing is computed for who is over the rate
+    with pytest.raises(ResourceExhausted):
+        limit.check(CARRIER.subject)

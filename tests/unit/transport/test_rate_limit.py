@@ -27,6 +27,26 @@ def test_one_identity_does_not_use_up_the_rate_of_another() -> None:
             limit.check(subject)
 
 
+def test_a_call_refused_for_another_reason_counts_though_the_rate_is_used_up() -> None:
+    limit = RateLimit("2/hour")
+    limit.check_before(AGENT)
+    for _ in range(3):
+        limit.count(AGENT)
+    for check in (limit.check_before, limit.check):
+        with pytest.raises(ResourceExhausted) as refused:
+            check(AGENT)
+        assert 0 < refused.value.retry_after_ms <= 3_600_000
+
+
+def test_looking_before_a_call_counts_none() -> None:
+    limit = RateLimit("1/hour")
+    for _ in range(3):
+        limit.check_before(AGENT)
+    limit.check(AGENT)
+    with pytest.raises(ResourceExhausted):
+        limit.check_before(AGENT)
+
+
 def test_the_delay_is_what_is_left_of_the_window() -> None:
     limit = RateLimit("1/hour")
     limit.check(AGENT)
