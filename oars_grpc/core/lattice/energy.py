@@ -9,6 +9,7 @@ the query alone: a + 2 c.psi + e |psi|^2. Those are stored, and an energy costs 
 
 import math
 from dataclasses import dataclass
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -76,8 +77,7 @@ class Energies(NamedTuple):
         return self.before - self.after
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """A query in the two forms that readings take it in."""
 
     vector: Float32Array
@@ -96,9 +96,9 @@ class Query:
 class EnergyForms:
     """The quadratics of one lattice, one row for each, in the order of `Energies`."""
 
-    constants: Float64Array
-    linear: Float64Array
-    squares: Float64Array
+    # A handful of numbers: faster one by one than as arrays.
+    scalars: tuple[tuple[float, float], ...]  # a, e
+    doubled: Float64Array  # 2 c
 
     @classmethod
     def of(
@@ -111,35 +111,27 @@ class EnergyForms:
         """From the quadratics of graph, query, chain before; anchor and these after; norms."""
         rows = (*before, *after, residual, side)
         return cls(
-            frozen(np.array([row.constant for row in rows])),
-            frozen(np.stack([row.linear for row in rows])),
-            frozen(np.array([row.square for row in rows])),
+            tuple((row.constant, row.square) for row in rows),
+            frozen(2.0 * np.stack([row.linear for row in rows])),
         )
 
     def at(self, query: Query) -> Energies:
         """The energies under a query, in O(D)."""
         square = query.square
-        dots = np.add.reduce(self.linear * query.wide, axis=1).tolist()
-        # A handful of numbers: faster one by one than as arrays.
-        parts = [
-            constant + per_square * square
-            for constant, per_square in zip(
-                self.constants.tolist(), self.squares.tolist(), strict=True
-            )
-        ]
+        dots = np.add.reduce(self.doubled * query.wide, axis=1).tolist()
+        parts = [constant + per_square * square for constant, per_square in self.scalars]
+        values = list(map(add, parts, dots))
         # Each is a sum of squares, below 0 only by rounding; |2 c.psi| <= a + e |psi|^2.
-        values = [part + 2.0 * dot for part, dot in zip(parts, dots, strict=True)]
-        graph0, query0, chain0, anchor, graph, asked, chain, residual, side = [
-            0.0 if value < 0.0 else value  # noqa: FURB136 - `max` takes three times as long
-            for value in values
-        ]
+        if min(values) < 0.0:
+            values = [max(value, 0.0) for value in values]
+        graph0, query0, chain0, anchor, graph, asked, chain, residual, side = values
         *energies, residual_parts, side_parts = parts
+        # In order: names would take longer than the numbers.
         return Energies(
-            before=EnergyTerms(0.0, graph0, query0, chain0),
-            after=EnergyTerms(anchor, graph, asked, chain),
-            residual=math.sqrt(residual),
-            side=math.sqrt(side),
-            rounding=ROUNDING * max(energies),
-            residual_rounding=math.sqrt(ROUNDING * residual_parts)
-            + ROUNDING * math.sqrt(side_parts),
+            EnergyTerms(0.0, graph0, query0, chain0),
+            EnergyTerms(anchor, graph, asked, chain),
+            math.sqrt(residual),
+            math.sqrt(side),
+            ROUNDING * max(energies),
+            math.sqrt(ROUNDING * residual_parts) + ROUNDING * math.sqrt(side_parts),
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from oars_grpc.core.lattice.certificate import BoundNumber
+from oars_grpc.core.lattice.certificate import BoundNumber, bound_value
 
 _LARGEST = 2**53
 _LARGEST_EXPONENT = 1023
@@ -49,11 +49,11 @@ def exponent(value: Any, name: str = "exponent") -> int:
 def bound(value: Any, name: str) -> BoundNumber:
     """A bound {number, exponent}, not negative."""
     given = member(value, name)
-    number = BoundNumber(whole(given, "number"), exponent(given))
-    if number.number < 0:
+    number: BoundNumber = {"number": whole(given, "number"), "exponent": exponent(given)}
+    if number["number"] < 0:
         raise Malformed(f"{name} is below 0")
     try:
-        _ = number.value
+        bound_value(number)
     except OverflowError as fault:
         raise Malformed(f"{name} is beyond binary64") from fault
     return number

@@ -45,6 +45,8 @@ from oars_grpc.core.lattice.settled import LatticeInputs, SettledState
 from oars_grpc.core.lattice.threads import side_by_side
 
 _DOMAIN = b"urn:oars:lattice:v1:"
+_QUERY = hashlib.sha256(_DOMAIN + b"query\0")
+_SINGLE = np.dtype("<f4")
 _LAPLACIANS = {LaplacianKind.COMBINATORIAL: 1, LaplacianKind.NORMALIZED: 2}
 
 
@@ -126,7 +128,11 @@ def chain_digest(chain: Chain | None) -> str:
 
 def query_digest(query: Float32Array) -> str:
     """The digest of a canonical query."""
-    return _digest("query", _counts(query.size), _bytes(query, "<f4"))
+    # What `_digest` gives, in half the time: every light statement waits for it.
+    state = _QUERY.copy()
+    state.update(query.size.to_bytes(8, "little"))
+    state.update(np.ascontiguousarray(query, dtype=_SINGLE).data)
+    return state.hexdigest()
 
 
 def parameters_digest(parameters: LatticeParameters) -> str:

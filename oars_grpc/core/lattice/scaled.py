@@ -28,7 +28,7 @@ def exponent_of(magnitude: float, bits: int = BITS) -> int:
     """The exponent at which numbers up to a magnitude take at most `bits` bits."""
     exponent = math.frexp(magnitude)[1] - bits if magnitude > 0 else -bits
     # What is smaller than any input can make is rounding.
-    return max(exponent, _LEAST_EXPONENT)
+    return exponent if exponent > _LEAST_EXPONENT else _LEAST_EXPONENT  # noqa: FURB136 - `max` takes three times as long
 
 
 def nearest(value: float, exponent: int) -> int:
@@ -40,16 +40,6 @@ def nearest_all(values: Float64Array, exponent: int) -> Float64Array:
     """The same of an array, as whole numbers in float64."""
     scaled = values * math.ldexp(1.0, -exponent)
     return np.rint(scaled, out=scaled)
-
-
-def at_least(value: float, exponent: int) -> int:
-    """The smallest whole number not below a value."""
-    return math.ceil(math.ldexp(value, -exponent))
-
-
-def at_most(value: float, exponent: int) -> int:
-    """The largest whole number not above a value."""
-    return math.floor(math.ldexp(value, -exponent))
 
 
 def real(number: int, exponent: int) -> float:

@@ -41,7 +41,7 @@ from oars_grpc.core.lattice.certificate import BoundNumber, certificate, least_e
 from oars_grpc.core.lattice.chain_verdict import ChainVerdict
 from oars_grpc.core.lattice.components import NodeComponents
 from oars_grpc.core.lattice.conflicts import Conflicts
-from oars_grpc.core.lattice.energy import Energies, Query
+from oars_grpc.core.lattice.energy import Energies, EnergyTerms, Query
 from oars_grpc.core.lattice.parameters import LatticeParameters
 from oars_grpc.core.lattice.provenance import (
     Provenance,
@@ -126,17 +126,11 @@ def light_statement(
 ) -> dict[str, Any]:
     """The statement of energies and certificate: O(D) at any N."""
     energies = lattice.energies(query)
-    proof = certificate(head.least_eigenvalue, energies)
     statement: dict[str, Any] = {
         **head.members,
         "detail": LIGHT,
         "inputs": {**head.inputs, "query": query_digest(query.vector)},
-        "certificate": {
-            "residual": _bound_json(proof.residual),
-            "minimumEigenvalue": _bound_json(proof.minimum_eigenvalue),
-            "bound": _bound_json(proof.bound),
-            "side": _bound_json(BoundNumber.below(energies.side)),
-        },
+        "certificate": certificate(head.least_eigenvalue, energies),
         "energy": energy_json(energies),
     }
     if ranking is not None:
@@ -182,18 +176,22 @@ def parameters_json(parameters: LatticeParameters) -> dict[str, Any]:
 
 def energy_json(energies: Energies) -> dict[str, Any]:
     """Both energies and the drop, which add up as whole numbers."""
-    largest = max(*energies.before, *energies.after)
-    exponent = exponent_of(largest, BITS)
+    exponent = exponent_of(max(energies.before + energies.after), BITS)
     # A power of two: exact, and faster than to scale each by itself.
     scale = math.ldexp(1.0, -exponent)
-    before = [round(value * scale) for value in energies.before]
-    after = [round(value * scale) for value in energies.after]
-    drop = [one - other for one, other in zip(before, after, strict=True)]
+    before, after = _terms_json(energies.before, scale), _terms_json(energies.after, scale)
     return {
         "exponent": exponent,
-        "before": _terms_json(before),
-        "after": _terms_json(after),
-        "drop": _terms_json(drop),
+        "before": before,
+        "after": after,
+        # Term by term: a loop over the names takes longer.
+        "drop": {
+            "anchor": before["anchor"] - after["anchor"],
+            "graph": before["graph"] - after["graph"],
+            "query": before["query"] - after["query"],
+            "chain": before["chain"] - after["chain"],
+            "total": before["total"] - after["total"],
+        },
     }
 
 
@@ -279,10 +277,8 @@ def _scores(values: Float64Array) -> list[int]:
     return [int(number) for number in nearest_all(values, SCORE_EXPONENT).tolist()]
 
 
-def _bound_json(bound: BoundNumber) -> dict[str, int]:
-    return {"number": bound.number, "exponent": bound.exponent}
-
-
-def _terms_json(numbers: list[int]) -> dict[str, int]:
-    anchor, graph, query, chain = numbers
-    return {"anchor": anchor, "graph": graph, "query": query, "chain": chain, "total": sum(numbers)}
+def _terms_json(terms: EnergyTerms, scale: float) -> dict[str, int]:
+    anchor, graph = round(terms.anchor * scale), round(terms.graph * scale)
+    query, chain = round(terms.query * scale), round(terms.chain * scale)
+    total = anchor + graph + query + chain
+    return {"anchor": anchor, "graph": graph, "query": query, "chain": chain, "total": total}

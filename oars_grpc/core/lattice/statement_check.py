@@ -15,7 +15,12 @@ from typing import Any
 import numpy as np
 
 from oars_grpc.core.lattice.arrays import Float32Array, Int32Array
-from oars_grpc.core.lattice.certificate import BoundNumber, certificate, least_eigenvalue
+from oars_grpc.core.lattice.certificate import (
+    bound_above,
+    bound_value,
+    certificate,
+    least_eigenvalue,
+)
 from oars_grpc.core.lattice.energy import Energies, EnergyTerms, Query
 from oars_grpc.core.lattice.finding import Finding, Malformed, bound, exponent, member, whole
 from oars_grpc.core.lattice.neighbors import NeighborLists
@@ -191,14 +196,12 @@ def _solver(claim: _Claim) -> list[Finding]:
 
 def _converged(lattice: SettledLattice) -> bool:
     """Whether both parts of the state are within the tolerance, but for their storage."""
-    forms, tolerance = lattice.energy_forms, lattice.inputs.parameters.tolerance
+    tolerance = lattice.inputs.parameters.tolerance
     stored = _STORED * 2.0 * float(lattice.system.diagonal.max())
     lengths = float(np.add.reduce(lattice.nodes.field_squares))
-    for parts, size in (
-        (forms.constants, lengths),
-        (forms.squares, float(np.add.reduce(lattice.state.response**2))),
-    ):
-        residual, side = parts[-2:]
+    sizes = lengths, float(np.add.reduce(lattice.state.response**2))
+    # First of V, then of w.
+    for residual, side, size in zip(*lattice.energy_forms.scalars[-2:], sizes, strict=True):
         if residual**0.5 > tolerance * (1.0 + 2.0**-20) * side**0.5 + stored * size**0.5:
             return False
     return True
@@ -206,25 +209,25 @@ def _converged(lattice: SettledLattice) -> bool:
 
 def _certificate(claim: _Claim) -> list[Finding]:
     stated, energies = claim.statement["certificate"], claim.energies
-    residual = bound(stated, "residual")
+    residual = bound_value(bound(stated, "residual"))
     eigenvalue = bound(stated, "minimumEigenvalue")
     distance = bound(stated, "bound")
     own = certificate(claim.head.least_eigenvalue, energies)
     findings = []
-    if eigenvalue != own.minimum_eigenvalue:
+    if eigenvalue != own["minimumEigenvalue"]:
         findings.append(Finding("certificate.minimumEigenvalue", "is not that of the inputs"))
     if not claim.own_state:
         slack = energies.residual_rounding
-        if residual.value < energies.residual - slack:
+        if residual < energies.residual - slack:
             findings.append(Finding("certificate.residual", "is less than the state's"))
-        if residual.value > (own.residual.value + slack) * (1.0 + _RESIDUAL_SLACK):
+        if residual > (bound_value(own["residual"]) + slack) * (1.0 + _RESIDUAL_SLACK):
             findings.append(Finding("certificate.residual", "is more than the state's"))
-    if not eigenvalue.number or distance != BoundNumber.above(residual.value / eigenvalue.value):
+    if not eigenvalue["number"] or distance != bound_above(residual / bound_value(eigenvalue)):
         findings.append(
             Finding("certificate.bound", "does not follow from residual and eigenvalue")
         )
-    side = bound(stated, "side")
-    if abs(side.value - energies.side) > energies.side * _SIDE_SLACK:
+    side = bound_value(bound(stated, "side"))
+    if abs(side - energies.side) > energies.side * _SIDE_SLACK:
         findings.append(Finding("certificate.side", "is not that of the inputs"))
     return findings
 
@@ -280,10 +283,10 @@ def _moved(value: float, curvature: float, distance: float) -> float:
 def _distance(statement: Mapping[str, Any], lattice: SettledLattice, energies: Energies) -> float:
     """Both states are within their bounds of the true one, hence this near each other."""
     try:
-        stated = bound(statement["certificate"], "bound").value
+        stated = bound_value(bound(statement["certificate"], "bound"))
     except Malformed:
         return 0.0  # told by the check of the certificate
-    own = certificate(least_eigenvalue(lattice.system), energies).bound.value
+    own = bound_value(certificate(least_eigenvalue(lattice.system), energies)["bound"])
     solver = statement["solver"]
     if isinstance(solver, Mapping) and solver.get("converged") is False:
         return own + stated
