@@ -14,7 +14,7 @@ from oars_grpc.core.lattice.arrays import Int64Array, frozen
 from oars_grpc.core.lattice.laplacian import SparseMatrix
 
 # Up to here all rows lie near anyway, and an order takes longer than it saves.
-LEAST_ORDERED = 10_000
+LEAST_ORDERED = 2_000
 
 
 def near_order(matrix: SparseMatrix, least: int = LEAST_ORDERED) -> Int64Array | None:
@@ -56,6 +56,11 @@ def rows_of(matrix: SparseMatrix, rows: slice) -> SparseMatrix:
     indptr = matrix.indptr[rows.start : rows.stop + 1] - matrix.indptr[rows.start]
     shape = (rows.stop - rows.start, matrix.shape[1])
     return SparseMatrix((matrix.data[entries], matrix.indices[entries], indptr), shape=shape)
+
+
+def row_parts(matrix: SparseMatrix, most: int) -> list[tuple[slice, SparseMatrix]]:
+    """All rows of a matrix, so many at a time."""
+    return [(rows, rows_of(matrix, rows)) for rows in row_slices(matrix.shape[0], most)]
 
 
 @dataclass(frozen=True, slots=True)
