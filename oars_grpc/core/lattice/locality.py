@@ -60,6 +60,8 @@ def rows_of(matrix: SparseMatrix, rows: slice) -> SparseMatrix:
 
 def row_parts(matrix: SparseMatrix, most: int) -> list[tuple[slice, SparseMatrix]]:
     """All rows of a matrix, so many at a time."""
+    if matrix.shape[0] <= most:
+        return [(slice(0, matrix.shape[0]), matrix)]
     return [(rows, rows_of(matrix, rows)) for rows in row_slices(matrix.shape[0], most)]
 
 
