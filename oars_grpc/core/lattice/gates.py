@@ -99,7 +99,7 @@ def _iterative(
         graph_weight=1.0,
         query_weight=0.0,
     )
-    system = build_system(graph, np.zeros(len(graph)), None, parameters)
+    system = build_system(graph, np.zeros(len(graph)), None, parameters, tables=False)
     solution = solve(system, screening * sources, proceed)
     return solution.values.astype(np.float64), solution.outcome
 

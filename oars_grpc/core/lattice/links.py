@@ -22,6 +22,8 @@ from oars_grpc.core.lattice.graph import Graph
 from oars_grpc.core.lattice.parameters import LaplacianKind, LatticeParameters
 
 _BLOCK_VALUES = 1 << 18
+# Differences made at a time: few enough to stay near the processor until they are squared.
+_NEAR_VALUES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,21 @@ class Links:
 
     def gaps(self, rows: Float64Array) -> Float64Array:
         """The squared distance across each link, of a vector or the columns of a table."""
-        difference = self.differences(rows)
-        if difference.ndim == 1:
+        if rows.ndim == 1:
+            difference = self.differences(rows)
             return difference * difference
-        return np.asarray(np.einsum("ec,ec->e", difference, difference))
+        rows, found = self._scaled(rows), np.empty(len(self))
+        step = max(1, _NEAR_VALUES // rows.shape[1])
+        for start in range(0, found.size, step):
+            part = slice(start, start + step)
+            difference = rows.take(self.low[part], axis=0)
+            difference -= rows.take(self.high[part], axis=0)
+            np.einsum("ec,ec->e", difference, difference, out=found[part])
+        return found
 
     def differences(self, rows: Float64Array) -> Float64Array:
         """What the lower end has over the higher."""
-        if self.scale is not None:
-            rows = rows * (self.scale if rows.ndim == 1 else self.scale[:, None])
+        rows = self._scaled(rows)
         difference = rows.take(self.low, axis=0)
         difference -= rows.take(self.high, axis=0)
         return difference
@@ -67,6 +75,11 @@ class Links:
         if self.scale is not None:
             drawn *= self.scale
         return drawn
+
+    def _scaled(self, rows: Float64Array) -> Float64Array:
+        if self.scale is None:
+            return rows
+        return rows * (self.scale if rows.ndim == 1 else self.scale[:, None])
 
     def _summed(self, ends: Int64Array, values: Float64Array) -> Float64Array:
         # Of no values at all, bincount makes whole numbers.

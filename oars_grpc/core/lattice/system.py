@@ -4,11 +4,17 @@ M = anchor I + graph L + query diag(gates) + chain L_path
 M U = anchor Y + query gates psi^T
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from oars_grpc.core.lattice.arrays import Chain, Float32Array, Float64Array, frozen
+from oars_grpc.core.lattice.arrays import (
+    Chain,
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    frozen,
+)
 from oars_grpc.core.lattice.graph import Graph
 from oars_grpc.core.lattice.laplacian import (
     SparseMatrix,
@@ -17,6 +23,7 @@ from oars_grpc.core.lattice.laplacian import (
     chain_degrees,
     laplacian_diagonal,
 )
+from oars_grpc.core.lattice.locality import arranged, near_order
 from oars_grpc.core.lattice.parameters import LatticeParameters
 from oars_grpc.errors import InvalidArgument
 
@@ -29,7 +36,7 @@ class System:
     """The symmetric positive definite operator, and what bounds its condition.
 
     `rho` bounds the spectral radius of I - diag(M)^-1 M, and (1 + rho) / (1 - rho) the condition
-    number of the Jacobi-scaled operator.
+    number of the Jacobi-scaled operator. `order` is the one in which its rows are best passed over.
     """
 
     matrix: SparseMatrix  # float64
@@ -39,9 +46,22 @@ class System:
     condition_bound: float
     minimum_eigenvalue: float  # a lower bound: anchor + query * min(gates)
     parameters: LatticeParameters
+    order: Int64Array | None = None
 
     def __len__(self) -> int:
         return self.diagonal.size
+
+    def arranged(self) -> "System":
+        """The system with its rows in that order."""
+        if self.order is None:
+            return self
+        return replace(
+            self,
+            matrix=arranged(self.matrix, self.order),
+            diagonal=frozen(self.diagonal[self.order]),
+            gates=frozen(self.gates[self.order]),
+            order=None,
+        )
 
 
 def build_system(
@@ -49,8 +69,13 @@ def build_system(
     gates: Float32Array | Float64Array,
     chain: Chain | None,
     parameters: LatticeParameters,
+    *,
+    tables: bool = True,
 ) -> System:
-    """The operator of a graph, its gates and perhaps a chain."""
+    """The operator of a graph, its gates and perhaps a chain.
+
+    Without `tables` it is for vectors alone, which any order serves.
+    """
     count = len(graph)
     wide = gates.astype(np.float64)
     screen = parameters.anchor_weight + parameters.query_weight * wide
@@ -70,14 +95,16 @@ def build_system(
             f"is too small beside graph and chain: {rho:.6f} of a node's weight is its "
             f"neighbours', at most {MAXIMUM_RHO} may be",
         )
+    matrix = _with_diagonal(diagonal, off_diagonal)
     return System(
-        matrix=_with_diagonal(diagonal, off_diagonal),
+        matrix=matrix,
         diagonal=frozen(diagonal),
         gates=frozen(wide),
         rho=rho,
         condition_bound=(1.0 + rho) / (1.0 - rho),
         minimum_eigenvalue=float(screen.min()),
         parameters=parameters,
+        order=near_order(matrix) if tables else None,
     )
 
 
