@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -19,7 +19,9 @@ Numbers = npt.NDArray[np.float64]
 
 def drawn(seed: int, count: int) -> tuple[Numbers, Numbers, Numbers]:
     chance = np.random.default_rng(seed)
-    return chance.random(count), np.rint(chance.random(count)), chance.random(count)
+    # Log-odds of predictions nearer to 0 or 1 are cut off.
+    predictions = 1e-3 + (1 - 2e-3) * chance.random(count)
+    return predictions, np.rint(chance.random(count)), chance.random(count)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
@@ -33,6 +35,7 @@ def test_predictions_keep_their_order_and_stay_probabilities(seed: int, count: i
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
+@example(seed=475, count=29)
 @settings(max_examples=30, deadline=None)
 def test_it_is_what_a_general_optimiser_finds(seed: int, count: int) -> None:
     predictions, outcomes, weights = drawn(seed, count)
