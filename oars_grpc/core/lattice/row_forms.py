@@ -1,7 +1,9 @@
 """The one pass over anchors and state that every reading of a settled lattice rests on.
 
 It takes some rows at a time, with the rows that they are linked to, so that memory beyond the
-lattice stays bounded, and adds in an order that depends on the lattice alone: no BLAS takes part.
+lattice stays bounded: a node has few neighbours, and only one that a chain links to most others
+asks for most rows at once. It adds in an order that depends on the lattice alone: no BLAS takes
+part.
 """
 
 from collections.abc import Callable, Iterator

@@ -136,7 +136,7 @@ def test_forms_in_an_order_and_in_parts_are_those_of_the_whole_to_rounding(
 
 def numbers(forms: LatticeForms) -> Iterator[Float64Array]:
     """All that there is in forms."""
-    yield from (forms.energy.constants, forms.energy.linear, forms.energy.squares)
+    yield from (np.array(forms.energy.scalars), forms.energy.doubled)
     yield from (forms.nodes.anchor_squares, forms.nodes.field_squares, forms.nodes.offset_squares)
     for kind in (forms.edges, forms.chain):
         yield from (kind.anchor_gaps, kind.field_gaps, kind.response_differences)
