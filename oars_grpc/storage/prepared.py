@@ -51,6 +51,12 @@ _BEGIN, _COMMIT = statement("begin", "BEGIN"), statement("commit", "COMMIT")
 # One snapshot for all statements, which as long as they only read collide with nothing.
 _BEGIN_SNAPSHOT = statement("begin snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 _SEE_TENANTS = statement("see tenants", "SELECT set_config('oars.tenants', $1, true)")
+# What reads so looks rows up by their keys: no plan for the values of the moment would be better.
+_SEE_TENANTS_BY_KEY = statement(
+    "see tenants by key",
+    "SELECT set_config('oars.tenants', $1, true),"
+    " set_config('plan_cache_mode', 'force_generic_plan', true)",
+)
 
 
 def session_of(connection: Connection | PoolProxiedConnection) -> "Session":
@@ -79,7 +85,7 @@ class Session:
     def begin_snapshot(self, tenants: str) -> None:
         """As `begin`, of a transaction that reads the database as it is at one moment."""
         self.execute(_BEGIN_SNAPSHOT, [])
-        self.execute(_SEE_TENANTS, [tenants.encode()])
+        self.execute(_SEE_TENANTS_BY_KEY, [tenants.encode()])
 
     def end_snapshot(self) -> None:
         """End it, in the round trip of whatever is queued: there is nothing to keep or to lose."""

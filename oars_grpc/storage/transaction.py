@@ -107,7 +107,7 @@ def write_prepared(
 def read_prepared(
     engine: Engine, tenant_ids: Sequence[str], queue: Callable[[Session], Result]
 ) -> Result:
-    """As `write_prepared`, for statements that only read, all of them in one snapshot.
+    """As `write_prepared`, for statements that only read, by keys, all of them in one snapshot.
 
     `queue` queues them; their rows are there when this returns, after a single round trip.
     """
