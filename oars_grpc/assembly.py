@@ -115,9 +115,7 @@ def assemble(
         tokens=tokens,
         clock=clock,
     )
-    verifier = ReceiptVerifier(
-        store=receipts, receipts=handed_out, log=log, log_prefix=settings.log_origin
-    )
+    verifier = ReceiptVerifier(receipts=handed_out, log=log, log_prefix=settings.log_origin)
     lattices = PostgresLatticeStore(engine)
     records = LatticeRecords(registry=registry, events=events, clock=clock, chance=chance)
     threads = settings.worker_threads

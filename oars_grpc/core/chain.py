@@ -12,13 +12,21 @@ def link_problems(receipt: Receipt, previous: Envelope) -> list[str]:
     try:
         before = parse_receipt(previous)
     except ValueError as error:
-        return [f"the receipt before: {error}"]
+        return [_unreadable(error)]
+    return _link_problems(receipt, before)
+
+
+def _unreadable(error: ValueError) -> str:
+    return f"the receipt before: {error}"
+
+
+def _link_problems(receipt: Receipt, before: Receipt) -> list[str]:
     problems = []
     if (before.tenant_id, before.action_id) != (receipt.tenant_id, receipt.action_id):
         problems.append("the receipt before is of another action")
     if before.sequence != receipt.sequence - 1:
         problems.append(f"receipt {before.sequence} does not precede {receipt.sequence}")
-    if previous.digest() != receipt.previous_receipt_digest:
+    if before.envelope.digest() != receipt.previous_receipt_digest:
         problems.append("previousReceiptDigest is not that of the receipt before")
     return problems
 
@@ -38,13 +46,19 @@ def chain_problems(
     following = receipt
     for envelope in reversed(chain):
         place = following.sequence - 1
-        links = link_problems(following, envelope)
         if place < 1:
-            links = [f"nothing precedes receipt {following.sequence}"]
+            problems.append(f"receipt {place}: nothing precedes receipt {following.sequence}")
+            break
+        try:
+            before = parse_receipt(envelope)
+        except ValueError as error:
+            problems.append(f"receipt {place}: {_unreadable(error)}")
+            break
+        links = _link_problems(following, before)
         if links:
             problems.append(f"receipt {place}: {'; '.join(links)}")
             break  # what stands before it leads nowhere
-        following = parse_receipt(envelope)
+        following = before
         refusal = _signature_refusal(envelope, following, keys)
         if refusal:
             problems.append(f"receipt {place}: {refusal}")

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from oars_grpc.core.canonical import decode_base64, encode_base64, sha256_hex
-from oars_grpc.core.keys import SigningKey
+from oars_grpc.core.keys import SigningKey, ed25519_key
 from oars_grpc.core.merkle import leaf_hash
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -74,10 +72,7 @@ def sign_payload(payload: bytes, key: SigningKey) -> Envelope:
 def signature_verifies(envelope: Envelope, signature: Signature, public_key: bytes) -> bool:
     """Whether the key (DER SubjectPublicKeyInfo) made the signature over this envelope."""
     try:
-        key = load_der_public_key(public_key)
-        if not isinstance(key, Ed25519PublicKey):
-            return False
-        key.verify(signature.sig, envelope.signed_bytes())
+        ed25519_key(public_key).verify(signature.sig, envelope.signed_bytes())
     except (InvalidSignature, ValueError, UnsupportedAlgorithm):
         return False
     return True

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from oars_grpc.core.canonical import sha256_hex
 from oars_grpc.core.sealing import seal, unseal
@@ -94,6 +95,22 @@ class SigningKey:
 def key_id_of(public_key: bytes) -> str:
     """First 16 hex digits of SHA-256 over the DER SubjectPublicKeyInfo."""
     return sha256_hex(public_key)[:16]
+
+
+@lru_cache(maxsize=1024)
+def ed25519_key(der: bytes) -> Ed25519PublicKey:
+    """The Ed25519 key of a DER SubjectPublicKeyInfo.
+
+    Keys once read are kept, found by all of their bytes: 44 of them, for no other kind is kept.
+
+    Raises:
+        ValueError: it is another kind of key, or none.
+        UnsupportedAlgorithm: it is of a kind that nobody here knows.
+    """
+    key = load_der_public_key(der)
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("is not an Ed25519 key")
+    return key
 
 
 def signing_key(seed: bytes) -> tuple[SigningKey, bytes]:

@@ -18,7 +18,7 @@ from oars_grpc.core.merkle import (
     ProofPlan,
     Subtree,
     fold,
-    node_hash,
+    full_root,
     parts,
     plan_consistency,
     plan_inclusion,
@@ -41,10 +41,7 @@ def subtree_root(wanted: HashRange, stored: bytes) -> bytes:
     """
     if len(stored) != wanted.count * HASH_BYTES:
         raise LogFault(f"{wanted} has {len(stored)} bytes of hashes")
-    row = [stored[at : at + HASH_BYTES] for at in range(0, len(stored), HASH_BYTES)]
-    while len(row) > 1:
-        row = [node_hash(row[at], row[at + 1]) for at in range(0, len(row), 2)]
-    return row[0]
+    return full_root(stored)
 
 
 def needed(head: Frontier, sizes: Iterable[int], plans: Iterable[ProofPlan]) -> list[Subtree]:

@@ -15,6 +15,7 @@ hashes of full subtrees: which ones is arithmetic, looking them up is the store'
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 HASH_BYTES = 32
 LEAF_PREFIX = b"\x00"  # section 2.1.1: leaves and nodes are hashed in different domains
@@ -22,6 +23,8 @@ NODE_PREFIX = b"\x01"
 EMPTY_ROOT = hashlib.sha256().digest()
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
+# From so many hashes on, finding a root costs less than computing it.
+_KEPT_BYTES = 16 * HASH_BYTES
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,6 +83,29 @@ def leaf_hash(entry: bytes) -> bytes:
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Hash of an interior node, 32 bytes."""
     return hashlib.sha256(NODE_PREFIX + left + right).digest()
+
+
+def full_root(hashes: bytes) -> bytes:
+    """The root over as many hashes as a full tree has, given one after the other."""
+    return _kept_root(hashes) if len(hashes) >= _KEPT_BYTES else _fold_pairs(hashes)
+
+
+def _fold_pairs(hashes: bytes) -> bytes:
+    while len(hashes) > HASH_BYTES:
+        # Hundreds of nodes for a proof: `node_hash` would cost more than what it hashes.
+        pairs = range(0, len(hashes), 2 * HASH_BYTES)
+        hashes = b"".join(
+            [
+                hashlib.sha256(NODE_PREFIX + hashes[at : at + 2 * HASH_BYTES]).digest()
+                for at in pairs
+            ]
+        )
+    return hashes
+
+
+# Found by all of the hashes that a root is over: of others, one bit of them apart, it is computed.
+# Proofs of neighbours share these hashes, and all proofs of a log those at its end.
+_kept_root = lru_cache(maxsize=2048)(_fold_pairs)
 
 
 def append(

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from oars_grpc.core.canonical import decode_base64, encode_base64
+from oars_grpc.core.keys import ed25519_key
 
 ED25519 = 0x01
 COSIGNATURE = 0x04
@@ -125,10 +126,7 @@ def raw_public_key(der: bytes) -> bytes:
     Raises:
         ValueError: it is another kind of key, or none.
     """
-    key = load_der_public_key(der)
-    if not isinstance(key, Ed25519PublicKey):
-        raise ValueError("is not an Ed25519 key")
-    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return ed25519_key(der).public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 def sign_note(text: str, name: str, key: Ed25519PrivateKey) -> NoteSignature:

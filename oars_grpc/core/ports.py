@@ -14,6 +14,7 @@ from oars_grpc.core.call import IdempotencyScope, StoredOutcome
 from oars_grpc.core.control_ports import ControlRows
 from oars_grpc.core.keys import KeyPurpose, StoredKey, TrustedKey
 from oars_grpc.core.lattice_ports import LatticeRows
+from oars_grpc.core.log import LogHead, ReceiptLeaf
 from oars_grpc.core.receipt import Receipt
 from oars_grpc.core.receipt_filter import ReceiptFilter
 from oars_grpc.core.retention_ports import RetentionRows
@@ -94,16 +95,40 @@ class Ledger(Protocol):
         """Approvals with ids below `before` (empty: from the newest), newest first."""
 
 
+class ReceiptInLog(Protocol):
+    """A receipt with all that it is verified against, of one snapshot.
+
+    Whatever is asked for is read then: what is wrong with one part hides nothing of another.
+    """
+
+    @property
+    def stored(self) -> StoredReceipt:
+        """The receipt."""
+
+    @property
+    def leaf(self) -> ReceiptLeaf:
+        """Its leaf."""
+
+    def head(self) -> LogHead | None:
+        """The tenant's log as it stood; None if there was no such tenant."""
+
+    def keys(self) -> Sequence[TrustedKey] | None:
+        """All keys that the tenant ever had, oldest first; None if there was no such tenant."""
+
+    def before(self) -> Sequence[StoredReceipt]:
+        """What comes before it in the chain, in order; of more than was asked for the last."""
+
+
 class ReceiptStore(Protocol):
     """Reads receipts and the keys that signed them."""
 
     def find_receipt(self, tenant_ids: Sequence[str], receipt_id: str) -> StoredReceipt | None:
         """The receipt, if it belongs to one of the tenants."""
 
-    def chain_before(
-        self, tenant_id: str, action_id: str, sequence: int, limit: int
-    ) -> Sequence[StoredReceipt]:
-        """What comes before a place in a chain, in order; of more than `limit` the last."""
+    def find_in_log(
+        self, tenant_ids: Sequence[str], receipt_id: str, limit: int
+    ) -> ReceiptInLog | None:
+        """As `find_receipt`, with at most `limit` of the receipts before it in the chain."""
 
     def search_receipts(
         self, tenant_id: str, which: ReceiptFilter, mapping_id: str, after: int, limit: int

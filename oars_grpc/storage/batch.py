@@ -90,11 +90,6 @@ def update_of(table: Table, changed: Sequence[str]) -> Update:
     return Update(statement(f"update {table.name}", text), _encoders(given), versions)
 
 
-def arrays(rows: Sequence[Sequence[object]]) -> tuple[list[object], ...]:
-    """Rows turned into columns, as statements of the driver take them."""
-    return tuple(list(column) for column in zip(*rows, strict=True))
-
-
 def _unnest(columns: Iterable[Column[Any]]) -> str:
     kinds = [array_of(column)[0] for column in columns]
     return f"unnest({', '.join(f'${at}::{kind}' for at, kind in enumerate(kinds, 1))})"

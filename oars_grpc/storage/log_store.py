@@ -7,30 +7,34 @@ was committed never change.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Engine, ScalarSelect, select
+from sqlalchemy import Engine, ScalarSelect, select
 
 from oars_grpc.core.log import HashRange, Leaf, LogHead, ReceiptLeaf
 from oars_grpc.core.merkle import Frontier
 from oars_grpc.storage import tables
-from oars_grpc.storage.batch import arrays
+from oars_grpc.storage.binary import int4s, int8s
 from oars_grpc.storage.codecs import stored_key_of
-from oars_grpc.storage.transaction import read, read_page, valid_tenants
+from oars_grpc.storage.prepared import statement
+from oars_grpc.storage.transaction import read, read_page, read_prepared, valid_tenants
 
 # Each range is looked up by the key of its table, whatever the planner thinks of the others.
-_HASHES = """
-SELECT wanted.number, CASE WHEN wanted.level = 0 THEN (
+_HASHES = statement(
+    "log hashes",
+    """
+SELECT CASE WHEN wanted.level = 0 THEN (
     SELECT string_agg(leaf_hash, ''::bytea ORDER BY leaf_index) FROM receipt
-    WHERE tenant_id = %s AND leaf_index >= wanted.first
+    WHERE tenant_id = $1::text AND leaf_index >= wanted.first
         AND leaf_index < wanted.first + wanted.count
 ) ELSE (
     SELECT string_agg(hash, ''::bytea ORDER BY position) FROM log_node
-    WHERE tenant_id = %s AND level = wanted.level AND position >= wanted.first
+    WHERE tenant_id = $1::text AND level = wanted.level AND position >= wanted.first
         AND position < wanted.first + wanted.count
 ) END
-FROM unnest(%s::bigint[], %s::integer[], %s::bigint[], %s::bigint[])
-    AS wanted (number, level, first, count)
+FROM unnest($2::integer[], $3::bigint[], $4::bigint[])
+    WITH ORDINALITY AS wanted (level, first, count, number)
 ORDER BY wanted.number
-"""
+""",
+)
 
 
 class PostgresLogStore:
@@ -70,15 +74,16 @@ class PostgresLogStore:
         """For each range its hashes one after the other, as far as they are stored."""
         if not ranges:
             return []
-        wanted = arrays(
-            [(number, each.level, each.first, each.count) for number, each in enumerate(ranges)]
+        parameters = [
+            tenant_id.encode(),
+            int4s([each.level for each in ranges]),
+            int8s([each.first for each in ranges]),
+            int8s([each.count for each in ranges]),
+        ]
+        rows = read_prepared(
+            self._engine, [tenant_id], lambda session: session.queue_rows(_HASHES, parameters)
         )
-
-        def work(connection: Connection) -> list[bytes]:
-            rows = connection.exec_driver_sql(_HASHES, (tenant_id, tenant_id, *wanted))
-            return [b"" if joined is None else bytes(joined) for _, joined in rows]
-
-        return read(self._engine, [tenant_id], work)
+        return [b"" if joined is None else joined for (joined,) in rows]
 
     def leaves(self, tenant_id: str, first: int, count: int) -> Sequence[Leaf]:
         """At most `count` leaves from the index `first` on, in order."""

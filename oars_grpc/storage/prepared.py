@@ -48,7 +48,15 @@ def statement(name: str, text: str) -> Statement:
 
 
 _BEGIN, _COMMIT = statement("begin", "BEGIN"), statement("commit", "COMMIT")
+# One snapshot for all statements, which as long as they only read collide with nothing.
+_BEGIN_SNAPSHOT = statement("begin snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 _SEE_TENANTS = statement("see tenants", "SELECT set_config('oars.tenants', $1, true)")
+# What reads so looks rows up by their keys: no plan for the values of the moment would be better.
+_SEE_TENANTS_BY_KEY = statement(
+    "see tenants by key",
+    "SELECT set_config('oars.tenants', $1, true),"
+    " set_config('plan_cache_mode', 'force_generic_plan', true)",
+)
 
 
 def session_of(connection: Connection | PoolProxiedConnection) -> "Session":
@@ -73,6 +81,16 @@ class Session:
         """Begin a transaction that sees the rows of the tenants only."""
         self.execute(_BEGIN, [])
         self.execute(_SEE_TENANTS, [tenants.encode()])
+
+    def begin_snapshot(self, tenants: str) -> None:
+        """As `begin`, of a transaction that reads the database as it is at one moment."""
+        self.execute(_BEGIN_SNAPSHOT, [])
+        self.execute(_SEE_TENANTS_BY_KEY, [tenants.encode()])
+
+    def end_snapshot(self) -> None:
+        """End it, in the round trip of whatever is queued: there is nothing to keep or to lose."""
+        self.execute(_COMMIT, [], _check_committed)
+        self.flush()
 
     def commit(self) -> None:
         """Commit it, after whatever is queued; what is checked, before that.
@@ -184,7 +202,9 @@ class Session:
                 raise
             result: PGresult | None = connection.get_result()
             if result is not None:
-                self.untouched = False
+                # A server that went away before says so in place of the first answer.
+                if result.status in _FINE:
+                    self.untouched = False
                 return None if result.status == ExecStatus.PIPELINE_SYNC else result
             # The end of the answers to one statement; or of them all.
             if connection.status != ConnStatus.OK:

@@ -10,6 +10,7 @@ from oars_grpc.core.stored import FoundReceipts, StoredReceipt
 from oars_grpc.storage import tables
 from oars_grpc.storage.codecs import trusted_key_of
 from oars_grpc.storage.ledger_codecs import receipt_of
+from oars_grpc.storage.receipt_in_log import PostgresReceiptInLog, find_in_log
 from oars_grpc.storage.receipt_search import find_leaves
 from oars_grpc.storage.retention_tables import erasure
 from oars_grpc.storage.transaction import read, read_page, valid_tenants
@@ -29,27 +30,11 @@ class PostgresReceiptStore:
         )
         return self._first(tenant_ids, query)
 
-    def chain_before(
-        self, tenant_id: str, action_id: str, sequence: int, limit: int
-    ) -> Sequence[StoredReceipt]:
-        """What comes before a place in a chain, in order; of more than `limit` the last."""
-        if not valid_tenants([tenant_id]):
-            return []
-        columns = tables.receipt.c
-        query = (
-            _receipts()
-            .where(
-                columns.tenant_id == tenant_id,
-                columns.action_id == action_id,
-                columns.sequence < sequence,
-            )
-            .order_by(columns.sequence.desc())
-            .limit(limit)
-        )
-        rows = read_page(
-            self._engine, [tenant_id], lambda connection: connection.execute(query).mappings().all()
-        )
-        return [receipt_of(row) for row in reversed(rows)]
+    def find_in_log(
+        self, tenant_ids: Sequence[str], receipt_id: str, limit: int
+    ) -> PostgresReceiptInLog | None:
+        """As `find_receipt`, with all that it is verified against, of the same snapshot."""
+        return find_in_log(self._engine, tenant_ids, receipt_id, limit)
 
     def search_receipts(
         self, tenant_id: str, which: ReceiptFilter, mapping_id: str, after: int, limit: int

@@ -94,7 +94,32 @@ def write_prepared(
 ) -> Result:
     """As `write`, for work that is made of prepared statements: what every submission takes."""
     scope = _scope(tenant_ids)
-    return _run(lambda: _once_prepared(engine, scope, work))
+
+    def once(session: Session) -> Result:
+        session.begin(scope)
+        result = work(session)
+        session.commit()
+        return result
+
+    return _run(lambda: _once_prepared(engine, once))
+
+
+def read_prepared(
+    engine: Engine, tenant_ids: Sequence[str], queue: Callable[[Session], Result]
+) -> Result:
+    """As `write_prepared`, for statements that only read, by keys, all of them in one snapshot.
+
+    `queue` queues them; their rows are there when this returns, after a single round trip.
+    """
+    scope = _scope(tenant_ids)
+
+    def once(session: Session) -> Result:
+        session.begin_snapshot(scope)
+        result = queue(session)
+        session.end_snapshot()
+        return result
+
+    return _run(lambda: _once_prepared(engine, once))
 
 
 def read(engine: Engine, tenant_ids: Sequence[str], work: Callable[[Connection], Result]) -> Result:
@@ -164,13 +189,11 @@ def _once(engine: Engine, begin: str, scope: str, work: Callable[[Connection], R
         return result
 
 
-def _once_prepared(engine: Engine, scope: str, work: Callable[[Session], Result]) -> Result:
+def _once_prepared(engine: Engine, transact: Callable[[Session], Result]) -> Result:
     with _translated(), closing(engine.raw_connection()) as pooled:
         session = session_of(pooled)
         try:
-            session.begin(scope)
-            result = work(session)
-            session.commit()
+            result = transact(session)
         except psycopg.Error as error:
             if session.lost:
                 if session.untouched:

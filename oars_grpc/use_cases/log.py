@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from oars_grpc.core.call import Call
 from oars_grpc.core.checkpoint import InclusionProof, format_proof
+from oars_grpc.core.identity import Principal
 from oars_grpc.core.keys import TrustedKey
 from oars_grpc.core.log import (
     CompletenessBegin,
@@ -19,17 +20,18 @@ from oars_grpc.core.log import (
     LogFault,
     LogHead,
     LogStore,
+    ReceiptLeaf,
     ReceiptProof,
     SignedCheckpoint,
     vkey_of,
 )
 from oars_grpc.core.log_tree import LogTree, check_run, leaf_derived
 from oars_grpc.core.merkle import append, plan_consistency, plan_inclusion
-from oars_grpc.core.ports import ReceiptStore
+from oars_grpc.core.ports import ReceiptInLog, ReceiptStore
 from oars_grpc.errors import InvalidArgument, NotFound
 from oars_grpc.use_cases.action_change import OWN_ACTIONS_ONLY
 from oars_grpc.use_cases.log_ends import KeptCheckpoints, check_continued, check_reached
-from oars_grpc.use_cases.signed_logs import SignedLogs, naming
+from oars_grpc.use_cases.signed_logs import SignedLogs, head_of, naming
 
 # Leaves read at a time, payloads and all: at most 16 MB of them.
 LEAVES_AT_A_TIME = 256
@@ -59,12 +61,26 @@ class Log:
     ) -> ReceiptProof:
         """Where a receipt stands in the log of a size; 0 is the present one."""
         found = self._store.leaf_of(call.tenants(tenant_id), receipt_id)
-        # Agents see only what they submitted.
-        sees_all = call.principal.role not in OWN_ACTIONS_ONLY
-        if found is None or not (sees_all or found.caller_subject == call.principal.subject):
-            raise NotFound(f"receipt {receipt_id} is not found", reason="RECEIPT_NOT_FOUND")
+        if found is None or not _visible(call.principal, found):
+            raise _not_found(receipt_id)
+        return self._proof(found, self._logs.head(found.tenant_id), size)
+
+    def proven(
+        self, call: Call, found: ReceiptInLog, again: Callable[[], ReceiptInLog]
+    ) -> tuple[ReceiptInLog, ReceiptProof]:
+        """A receipt that is read along with its log's head, and where it stands in that log.
+
+        It is read again where the log's key had to be made: the proof is judged by that, too.
+        """
+        leaf = found.leaf
+        if not _visible(call.principal, leaf):
+            raise _not_found(found.stored.receipt.receipt_id)
+        if self._logs.add_missing_key(leaf.tenant_id, found.head()):
+            found = again()
+        return found, self._proof(found.leaf, head_of(leaf.tenant_id, found.head()))
+
+    def _proof(self, found: ReceiptLeaf, head: LogHead, size: int = 0) -> ReceiptProof:
         owner, leaf = found.tenant_id, found.leaf
-        head = self._logs.head(owner)
         with naming(owner):
             leaf_derived(leaf)
             if leaf.index >= head.frontier.size:
@@ -144,6 +160,15 @@ class Log:
                 f"log of tenant {tree.tenant_id}: leaves {first} to {last} do not lead to its root"
             )
         yield CompletenessEnd(last - first, erased)
+
+
+def _visible(principal: Principal, found: ReceiptLeaf) -> bool:
+    """Agents see only what they submitted."""
+    return principal.role not in OWN_ACTIONS_ONLY or found.caller_subject == principal.subject
+
+
+def _not_found(receipt_id: str) -> NotFound:
+    return NotFound(f"receipt {receipt_id} is not found", reason="RECEIPT_NOT_FOUND")
 
 
 def _present(size: int, head: LogHead, field: str) -> int:

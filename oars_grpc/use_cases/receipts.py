@@ -10,7 +10,7 @@ from oars_grpc.core.call import Call
 from oars_grpc.core.identity import Principal
 from oars_grpc.core.keys import TrustedKey
 from oars_grpc.core.page_token import PageTokens, page_limit, take_page
-from oars_grpc.core.ports import Ledger, ReceiptStore
+from oars_grpc.core.ports import Ledger, ReceiptInLog, ReceiptStore
 from oars_grpc.core.receipt_filter import ReceiptFilter
 from oars_grpc.core.stored import StoredReceipt
 from oars_grpc.errors import InvalidArgument, NotFound
@@ -41,8 +41,15 @@ class Receipts:
         """One receipt of the caller's tenants."""
         stored = self._store.find_receipt(call.tenants(tenant_id), receipt_id)
         if stored is None or not _visible(call.principal, stored):
-            raise NotFound(f"receipt {receipt_id} is not found", reason="RECEIPT_NOT_FOUND")
+            raise _not_found(receipt_id)
         return stored
+
+    def find_in_log(self, call: Call, tenant_id: str, receipt_id: str, limit: int) -> ReceiptInLog:
+        """As `find`, with what it is verified against, at most `limit` receipts before it."""
+        found = self._store.find_in_log(call.tenants(tenant_id), receipt_id, limit)
+        if found is None or not _visible(call.principal, found.stored):
+            raise _not_found(receipt_id)
+        return found
 
     def list(
         self,
@@ -90,10 +97,22 @@ class Receipts:
 
     def trusted_keys(self, tenant_id: str) -> Sequence[TrustedKey]:
         """The public keys of a tenant, for anyone with a trusted identity."""
-        keys = self._store.list_keys(tenant_id)
-        if keys is None:
-            raise NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")
-        return keys
+        return keys_of(tenant_id, self._store.list_keys(tenant_id))
+
+
+def keys_of(tenant_id: str, keys: Sequence[TrustedKey] | None) -> Sequence[TrustedKey]:
+    """The keys of a tenant as a store has them.
+
+    Raises:
+        NotFound: there is no such tenant.
+    """
+    if keys is None:
+        raise NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")
+    return keys
+
+
+def _not_found(receipt_id: str) -> NotFound:
+    return NotFound(f"receipt {receipt_id} is not found", reason="RECEIPT_NOT_FOUND")
 
 
 def _visible(principal: Principal, stored: StoredReceipt) -> bool:

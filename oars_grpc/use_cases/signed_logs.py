@@ -42,12 +42,16 @@ class SignedLogs:
             NotFound: there is no such tenant.
         """
         head = self._store.head(tenant_id)
-        if head is not None and head.checkpoint_key is None:
-            self._registry.run(tenant_id, lambda registry: self._add_key(registry, tenant_id))
+        if self.add_missing_key(tenant_id, head):
             head = self._store.head(tenant_id)
-        if head is None:
-            raise NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")
-        return head
+        return head_of(tenant_id, head)
+
+    def add_missing_key(self, tenant_id: str, head: LogHead | None) -> bool:
+        """Make the key that a head lacks; whether there was one to make."""
+        if head is None or head.checkpoint_key is not None:
+            return False
+        self._registry.run(tenant_id, lambda registry: self._add_key(registry, tenant_id))
+        return True
 
     def tree(
         self, tenant_id: str, head: LogHead, sizes: Sequence[int], plan: ProofPlan = ()
@@ -112,6 +116,17 @@ class SignedLogs:
             return
         if registry.active_key(tenant_id, KeyPurpose.CHECKPOINT) is None:
             registry.insert_key(self._keyring.create(tenant_id, KeyPurpose.CHECKPOINT))
+
+
+def head_of(tenant_id: str, head: LogHead | None) -> LogHead:
+    """The head of a tenant's log as a store has it.
+
+    Raises:
+        NotFound: there is no such tenant.
+    """
+    if head is None:
+        raise NotFound(f"tenant {tenant_id} is not found", reason="TENANT_NOT_FOUND")
+    return head
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from oars_grpc.core.call import Call
 from oars_grpc.core.envelope import Envelope
 from oars_grpc.core.inclusion import LogTrust
 from oars_grpc.core.keys import KeyPurpose, TrustedKey
-from oars_grpc.core.ports import ReceiptStore
+from oars_grpc.core.ports import ReceiptInLog
 from oars_grpc.core.receipt import format_time
 from oars_grpc.core.stored import StoredReceipt
 from oars_grpc.core.verification import (
@@ -17,7 +17,7 @@ from oars_grpc.core.verification import (
     verify_receipt,
 )
 from oars_grpc.use_cases.log import Log
-from oars_grpc.use_cases.receipts import Receipts
+from oars_grpc.use_cases.receipts import Receipts, keys_of
 
 # How far back a stored chain is followed; that of an action is never so long, that of a tenant's
 # events may be.
@@ -40,10 +40,7 @@ class VerifiedReceipt:
 class ReceiptVerifier:
     """The part of the receipt service that verifies; `log_prefix` is what origins begin with."""
 
-    def __init__(
-        self, *, store: ReceiptStore, receipts: Receipts, log: Log, log_prefix: str
-    ) -> None:
-        self._store = store
+    def __init__(self, *, receipts: Receipts, log: Log, log_prefix: str) -> None:
         self._receipts = receipts
         self._log = log
         self._own_log = LogTrust(log_prefix)
@@ -52,16 +49,19 @@ class ReceiptVerifier:
         self, call: Call, tenant_id: str, receipt_id: str, keys: Sequence[TrustedKey]
     ) -> VerifiedReceipt:
         """Verify a stored receipt with the chain and the log that it is stored in."""
-        stored = self._receipts.find(call, tenant_id, receipt_id)
-        receipt = stored.receipt
+
+        def read() -> ReceiptInLog:
+            return self._receipts.find_in_log(call, tenant_id, receipt_id, MAXIMUM_CHAIN)
+
+        found = read()
         beside = Surroundings(log=self._own_log)
-        if keys and not _sign_checkpoints(keys, receipt.tenant_id):
+        if keys and not _sign_checkpoints(keys, found.leaf.tenant_id):
             beside = replace(beside, no_proof=NO_CHECKPOINT_KEY)
         else:
-            # The proof first: the key that signs its checkpoint may be made for it.
-            proof = self._log.receipt_proof(call, receipt.tenant_id, receipt_id).text
-            beside = replace(beside, proof=proof)
-        trusted = keys or self._receipts.trusted_keys(receipt.tenant_id)
+            found, proof = self._log.proven(call, found, read)
+            beside = replace(beside, proof=proof.text)
+        stored, receipt = found.stored, found.stored.receipt
+        trusted = keys or keys_of(receipt.tenant_id, found.keys())
         if stored.erasure is not None:
             gone = (
                 f"the payload was erased at {format_time(stored.erasure.erased_at)},"
@@ -69,8 +69,7 @@ class ReceiptVerifier:
             )
             verification = verify_erased(receipt, stored.leaf_hash, trusted, beside, gone)
         else:
-            beside = self._with_chain(stored, beside)
-            verification = verify_receipt(receipt.envelope, trusted, beside)
+            verification = verify_receipt(receipt.envelope, trusted, _with_chain(found, beside))
         return VerifiedReceipt(verification, "supplied" if keys else "tenant", stored)
 
     def supplied(
@@ -93,17 +92,15 @@ class ReceiptVerifier:
         beside = replace(beside, log=self._own_log)
         return VerifiedReceipt(verify_receipt(envelope, trusted, beside), "tenant")
 
-    def _with_chain(self, stored: StoredReceipt, beside: Surroundings) -> Surroundings:
-        """All receipts before, or the last of them."""
-        receipt = stored.receipt
-        before = self._store.chain_before(
-            receipt.tenant_id, receipt.action_id, receipt.sequence, MAXIMUM_CHAIN
-        )
-        return replace(
-            beside,
-            chain=tuple(earlier.receipt.envelope for earlier in before),
-            whole_chain=len(before) < MAXIMUM_CHAIN,
-        )
+
+def _with_chain(found: ReceiptInLog, beside: Surroundings) -> Surroundings:
+    """All receipts before, or the last of them."""
+    before = found.before()
+    return replace(
+        beside,
+        chain=tuple(earlier.receipt.envelope for earlier in before),
+        whole_chain=len(before) < MAXIMUM_CHAIN,
+    )
 
 
 def _sign_checkpoints(keys: Sequence[TrustedKey], tenant_id: str) -> bool:

@@ -36,7 +36,7 @@ def test_no_statement_reads_a_whole_table(database_url: str) -> None:
             ledger.list_actions("acme", ActionFilter(ActionState.EXECUTED), action_id, 5)
             ledger.list_approvals("acme", ApprovalFilter(), action_id, 5)
             receipts.find_receipt(["acme", "globex"], change.receipts[0].receipt_id)
-            receipts.chain_before("acme", action_id, 2, 5)
+            receipts.find_in_log(["acme", "globex"], change.receipts[1].receipt_id, 5)
             receipts.search_receipts("acme", ReceiptFilter(action_id=action_id), "", 3, 5)
             receipts.list_keys("acme")
             log.head("acme")

@@ -1,5 +1,8 @@
 """Values on their way to Postgres and back in its binary form."""
 
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,9 +10,11 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
+from oars_grpc.errors import Unavailable
 from oars_grpc.storage.binary import Encode, blobs, int4s, int8s, moments, texts
 from oars_grpc.storage.prepared import Session, statement
-from oars_grpc.storage.transaction import write_prepared
+from oars_grpc.storage.transaction import read_prepared, write_prepared
+from tests.support.database import execute, opened
 
 EARLY = datetime(1, 1, 1, tzinfo=UTC)
 LATE = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -129,3 +134,63 @@ def test_a_connection_that_was_left_in_the_middle_is_never_used_again(
     used = []
     write_prepared(engine, ["acme"], lambda session: used.append(session.backend_pid))
     assert used != backends
+
+
+def test_what_reads_together_reads_one_snapshot_and_cannot_write(engine: Engine) -> None:
+    seen = statement(
+        "publication of acme", "SELECT publication FROM log_head WHERE tenant_id = 'acme'"
+    )
+    wait = statement("wait for a lock", "SELECT pg_advisory_xact_lock_shared($1::bigint)::text")
+    number = (4711).to_bytes(8, "big")
+    before = _publication(engine)
+    with engine.connect() as holder, ThreadPoolExecutor(1) as threads:
+        holder.exec_driver_sql("SELECT pg_advisory_lock(4711)")
+
+        def queue(session: Session) -> list[list[tuple[Any, ...]]]:
+            first = session.queue_rows(seen, [])
+            session.execute(wait, [number])
+            return [first, session.queue_rows(seen, [])]
+
+        reading = threads.submit(read_prepared, engine, ["acme"], queue)
+        while not holder.exec_driver_sql(
+            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        ).all():
+            time.sleep(0.01)
+        write_prepared(engine, ["acme"], lambda session: session.execute(MOVE, [b"acme"]))
+        assert _publication(engine) == before + 1
+        holder.exec_driver_sql("SELECT pg_advisory_unlock(4711)")
+        assert reading.result(timeout=30) == [[(before,)], [(before,)]]
+    with pytest.raises(Unavailable) as caught:  # as by a standby
+        read_prepared(engine, ["acme"], lambda session: session.execute(MOVE, [b"acme"]))
+    assert isinstance(caught.value.__cause__, psycopg.errors.ReadOnlySqlTransaction)
+    assert _publication(engine) == before + 1
+
+
+def test_reads_see_the_tenants_of_their_transaction_only_and_survive_faults(
+    engine: Engine,
+) -> None:
+    seen = statement("seen together", "SELECT tenant_id FROM log_head ORDER BY tenant_id")
+    for tenants in (["acme"], ["acme", "globex"], []):
+        rows = read_prepared(engine, tenants, lambda session: session.queue_rows(seen, []))
+        assert [row[0] for row in rows] == tenants
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            read_prepared(engine, tenants, lambda session: session.queue_rows(FAULT, [ZERO]))
+
+
+@pytest.mark.parametrize("transact", [read_prepared, write_prepared])
+def test_what_meets_a_dead_connection_is_done_on_a_fresh_one(
+    database_url: str, transact: Callable[..., list[tuple[Any, ...]]]
+) -> None:
+    seen = statement("backend", "SELECT pg_backend_pid()::bigint")
+    with opened(database_url, pool_size=1) as engine:
+
+        def backend() -> int:
+            ((pid,),) = transact(engine, [], lambda session: session.queue_rows(seen, []))
+            return int(pid)
+
+        first = backend()
+        for _ in range(2):  # the second time every statement was prepared
+            execute(database_url, f"SELECT pg_terminate_backend({first}, 10000)")
+            fresh = backend()
+            assert fresh != first
+            first = fresh

@@ -15,7 +15,7 @@ from oars_grpc.core.envelope import (
     sign_payload,
     signature_verifies,
 )
-from oars_grpc.core.keys import signing_key
+from oars_grpc.core.keys import ed25519_key, signing_key
 from tests.support.factories import SEED
 
 KEY, PUBLIC = signing_key(SEED)
@@ -121,3 +121,25 @@ def test_any_other_json_is_refused_by_name(changes: dict[str, Any], named: str) 
     with pytest.raises(ValueError) as refused:
         envelope_from_json(ENVELOPE.to_json() | changes)
     assert str(refused.value).startswith(named)
+
+
+def test_a_key_that_is_kept_verifies_for_no_other_bytes() -> None:
+    signature = ENVELOPE.signatures[0]
+    for _ in range(2):
+        assert signature_verifies(ENVELOPE, signature, PUBLIC)
+    for place in range(len(PUBLIC)):
+        changed = bytearray(PUBLIC)
+        changed[place] ^= 1
+        assert not signature_verifies(ENVELOPE, signature, bytes(changed))
+    assert not signature_verifies(ENVELOPE, signature, PUBLIC + b"\0")
+    assert signature_verifies(ENVELOPE, signature, PUBLIC)
+
+
+def test_only_keys_of_the_one_kind_are_kept() -> None:
+    other = ec.generate_private_key(ec.SECP256R1()).public_key()
+    encoded = other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    for refused in (encoded, encoded[:-1], b""):
+        before = ed25519_key.cache_info().currsize
+        with pytest.raises(ValueError, match=r"."):
+            ed25519_key(refused)
+        assert ed25519_key.cache_info().currsize == before

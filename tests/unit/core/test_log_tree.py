@@ -75,6 +75,20 @@ def test_a_missing_row_is_a_fault() -> None:
             subtree_root(wanted, rows)
 
 
+@pytest.mark.parametrize("count", [1, 2, 8, 16, 64, 128])
+def test_a_root_that_is_kept_is_that_of_no_other_hashes(count: int) -> None:
+    wanted = HashRange(0, 0, count)
+    rows = stored(wanted)
+    root = append(EMPTY, LEAVES[:count])[0].root()
+    for _ in range(2):
+        assert subtree_root(wanted, rows) == root
+    for place in range(0, len(rows), 31):
+        changed = bytearray(rows)
+        changed[place] ^= 1
+        assert subtree_root(wanted, bytes(changed)) != root
+    assert subtree_root(wanted, rows) == root
+
+
 def test_every_root_of_the_past_is_that_of_the_log_then() -> None:
     for size in (0, 1, 2, 3, 255, 256, 257, 511, 512, 699, 700):
         assert tree([size]).root(size) == append(EMPTY, LEAVES[:size])[0].root()
